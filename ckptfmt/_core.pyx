@@ -1,0 +1,421 @@
+"""The engine: workers that carry out a read plan without the GIL.
+
+The plan is known before the first byte is read, so the queue is a counter. Each worker owns its ring and
+its slots; workers share the plan, two cursors and a failure latch. A loop that runs without the GIL
+never raises: the first failure goes to the latch and the caller raises it once all have stopped.
+"""
+
+cimport cython
+from libc.errno cimport EAGAIN, EBUSY, EINTR, ENODATA, ENOMEM
+from libc.stdint cimport int32_t, int64_t, uint32_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from ckptfmt._native.atomic cimport fetch_add, latch, load_flag, set_flag
+from ckptfmt._native.checksum cimport crc32c_of
+from ckptfmt._native.io cimport IoOps
+from ckptfmt._native.io_pread cimport pread_ops, pread_retry
+from ckptfmt._native.io_uring cimport uring_ops, uring_probe
+from ckptfmt._native.memory cimport Memory as CMemory
+
+from ckptfmt._native.checksum import crc32c, crc32c_combine, crc32c_implementation
+from ckptfmt._native.files import (
+    cached_nbytes, dio_alignment, fallocate, rename_exchange, rename_noreplace, resident_nbytes,
+)
+from ckptfmt._native.memory import Memory, Region
+
+__all__ = [
+    "Engine", "Memory", "Region", "cached_nbytes", "crc32c", "crc32c_combine", "crc32c_implementation",
+    "dio_alignment", "fallocate", "io_uring_errno", "rename_exchange", "rename_noreplace",
+    "resident_nbytes",
+]
+
+cdef enum:
+    SECTOR = 4096             # what direct reads are rounded to
+    STEP = 1 << 20            # buffered reads go in steps that stay in the cache for the checksum
+
+# How a failed operation failed.
+cdef enum Kind:
+    READ_FAILED = 1
+    FILE_ENDED = 2
+    CHECKSUM = 3
+
+cdef packed struct ReadOp:    # read_plan.OP_DTYPE
+    int64_t offset            # in the file, a multiple of SECTOR for direct reads
+    int64_t address           # where the bytes go
+    int64_t nbytes            # bytes wanted
+    int64_t room              # bytes that may be written at `address`
+    int32_t file
+    int32_t n_blocks
+    int64_t first_block
+
+cdef packed struct Block:     # read_plan.BLOCK_DTYPE
+    int64_t start             # from the op's first byte
+    uint32_t nbytes
+    uint32_t crc
+
+cdef struct Slot:
+    int64_t op
+    size_t goal               # what the direct read should bring
+    size_t filled
+    char *address
+
+cdef struct Worker:            # what one thread owns
+    const IoOps *table
+    void *io
+    Slot *slots
+    unsigned *idle            # stack of free slots
+    char *scratch             # `depth` + 1 slots of it in a scan, the last for buffered reads
+
+cdef struct Run:              # what they share
+    const ReadOp *ops
+    const Block *blocks
+    const int32_t *direct_fds
+    const int32_t *buffered_fds
+    int64_t n_direct, n_ops
+    uint32_t *found           # scan: the checksum of each block, and whether what follows it is zero
+    unsigned char *dirty
+    char *scratch
+    size_t slot_nbytes
+    unsigned depth
+    bint verify
+    long long next_direct, next_buffered, next_scratch
+    long long done_nbytes, wait_ns, checksum_ns, buffered_ns
+    int stop, failed
+    int kind, code
+    int64_t failed_op, failed_block
+    bint undrained
+    int ring_errno            # why a worker had to do without its ring
+
+
+cdef inline long long now_ns() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <long long>t.tv_sec * 1000000000 + t.tv_nsec
+
+
+cdef void fail(Run *run, int kind, int64_t op, int code, int64_t block) noexcept nogil:
+    if latch(&run.failed):
+        run.kind = kind
+        run.code = code
+        run.failed_op = op
+        run.failed_block = block
+    set_flag(&run.stop)
+
+
+cdef bint is_zero(const char *p, size_t nbytes) noexcept nogil:
+    return nbytes == 0 or (p[0] == 0 and memcmp(p, p + 1, nbytes - 1) == 0)
+
+
+cdef int64_t check_blocks(Run *run, int64_t i, const char *base, int64_t block,
+                          size_t filled) noexcept nogil:
+    """Verify the op's blocks that `filled` bytes complete; the first one left, or -1."""
+    cdef const ReadOp *op = &run.ops[i]
+    cdef const Block *b
+    cdef uint32_t crc
+    cdef size_t stop, end
+    cdef long long began = now_ns()
+    while block < op.first_block + op.n_blocks:
+        b = &run.blocks[block]
+        stop = <size_t>b.start + b.nbytes
+        if stop > filled:
+            break
+        if run.found != NULL:
+            # A scan also looks at the padding, which reaches to the next block or the op's end.
+            end = <size_t>op.nbytes
+            if block + 1 < op.first_block + op.n_blocks:
+                end = <size_t>run.blocks[block + 1].start
+            if end > filled:
+                break
+            run.dirty[block] = not is_zero(base + stop, end - stop)
+            run.found[block] = crc32c_of(0, base + b.start, b.nbytes)
+        else:
+            crc = crc32c_of(0, base + b.start, b.nbytes)
+            if crc != b.crc:
+                fail(run, CHECKSUM, i, <int>crc, block)
+                return -1
+        block += 1
+    fetch_add(&run.checksum_ns, now_ns() - began)
+    return block
+
+
+cdef void read_buffered(Run *run, int64_t i, char *base, size_t filled) noexcept nogil:
+    """Read the rest of op `i` through the page cache, verifying each step while it is in the CPU's."""
+    cdef const ReadOp *op = &run.ops[i]
+    cdef int fd = run.buffered_fds[op.file]
+    cdef int64_t block = op.first_block
+    cdef size_t target
+    cdef long long got
+    cdef long long began = now_ns()
+    while True:
+        if run.verify and filled != 0:
+            block = check_blocks(run, i, base, block, filled)
+            if block < 0:
+                return
+        if filled >= <size_t>op.nbytes:
+            break
+        target = min(<size_t>op.nbytes - filled, <size_t>STEP)
+        got = pread_retry(fd, base + filled, target, op.offset + <long long>filled)
+        if got == 0:
+            fail(run, FILE_ENDED, i, ENODATA, op.first_block)
+            return
+        if got < 0:
+            fail(run, READ_FAILED, i, <int>-got, op.first_block)
+            return
+        filled += <size_t>got
+    fetch_add(&run.buffered_ns, now_ns() - began)
+    fetch_add(&run.done_nbytes, op.nbytes)
+
+
+cdef enum State:
+    FILLED, READ_ON, READ_REST, FAILED
+
+
+cdef State settle(Slot *slot, const ReadOp *op, long long result) noexcept nogil:
+    """What one completion of a direct read means; both I/O tables come here.
+
+    A short read goes on from its last whole sector. One that brings less than a sector, or the end of
+    the file, leaves the rest to buffered reads, which know no alignment and report the true end.
+    """
+    cdef size_t before = slot.filled
+    if result == -EINTR or result == -EAGAIN:
+        return READ_ON
+    if result < 0:
+        return FAILED
+    slot.filled += <size_t>result
+    if slot.filled >= <size_t>op.nbytes:
+        return FILLED
+    if slot.filled >= slot.goal:
+        return READ_REST
+    slot.filled -= slot.filled % SECTOR
+    return READ_ON if slot.filled > before else READ_REST
+
+
+cdef int submit(Run *run, Worker *w, unsigned s) noexcept nogil:
+    cdef Slot *slot = &w.slots[s]
+    cdef const ReadOp *op = &run.ops[slot.op]
+    cdef long long began = now_ns()
+    cdef int code = w.table.submit(w.io, s, run.direct_fds[op.file], slot.address + slot.filled,
+                                   slot.goal - slot.filled, op.offset + <long long>slot.filled)
+    fetch_add(&run.wait_ns, now_ns() - began)
+    return code
+
+
+cdef char *address_of(Run *run, Worker *w, int64_t i, unsigned s) noexcept nogil:
+    """Where op `i` lands: its final memory, or in a scan this worker's slot."""
+    if w.scratch != NULL:
+        return w.scratch + s * run.slot_nbytes
+    return <char *><uintptr_t>run.ops[i].address
+
+
+cdef size_t direct_goal(const ReadOp *op) noexcept nogil:
+    """Whole sectors: rounded up where there is room for it, else down and the rest is buffered."""
+    cdef size_t up = (<size_t>op.nbytes + SECTOR - 1) // SECTOR * SECTOR
+    return up if up <= <size_t>op.room else <size_t>op.nbytes // SECTOR * SECTOR
+
+
+cdef void land(Run *run, Slot *slot) noexcept nogil:
+    """All of an op's bytes are there: verify them."""
+    cdef const ReadOp *op = &run.ops[slot.op]
+    if run.verify and check_blocks(run, slot.op, slot.address, op.first_block, slot.filled) < 0:
+        return
+    fetch_add(&run.done_nbytes, op.nbytes)
+
+
+cdef enum Begun:
+    NO_MORE, DONE_ALREADY, IN_FLIGHT, REFUSED
+
+
+cdef Begun begin(Run *run, Worker *w, unsigned s) noexcept nogil:
+    """Start the next direct read in slot `s`."""
+    cdef int64_t i = fetch_add(&run.next_direct, 1)
+    cdef Slot *slot = &w.slots[s]
+    cdef int code
+    if i >= run.n_direct:
+        return NO_MORE
+    slot.op = i
+    slot.filled = 0
+    slot.goal = direct_goal(&run.ops[i])
+    slot.address = address_of(run, w, i, s)
+    if slot.goal == 0:                       # less than a sector, and no room for one
+        read_buffered(run, i, slot.address, 0)
+        return DONE_ALREADY
+    code = submit(run, w, s)
+    if code == EAGAIN or code == EBUSY:      # the kernel is short of memory for requests, not of bytes
+        read_buffered(run, i, slot.address, 0)
+        return DONE_ALREADY
+    if code != 0:
+        fail(run, READ_FAILED, i, code, 0)
+        return REFUSED
+    return IN_FLIGHT
+
+
+cdef bint complete(Run *run, Worker *w, bint block, unsigned *freed) noexcept nogil:
+    """Take one completion; true if its slot is free again."""
+    cdef unsigned s = 0
+    cdef long long result = 0
+    cdef long long began = now_ns()
+    cdef int code = w.table.wait(w.io, block, &s, &result)
+    cdef Slot *slot = &w.slots[s]
+    cdef State state
+    fetch_add(&run.wait_ns, now_ns() - began)
+    if code != 0:
+        if code != EAGAIN:
+            # The ring cannot be waited on: what is in flight may still write, so nothing is freed.
+            run.undrained = True
+            fail(run, READ_FAILED, slot.op, code, 0)
+        return False
+    freed[0] = s
+    state = settle(slot, &run.ops[slot.op], result)
+    if state == READ_ON and not load_flag(&run.stop):
+        code = submit(run, w, s)
+        if code == 0:
+            return False
+        fail(run, READ_FAILED, slot.op, code, 0)
+    elif state == READ_REST:
+        read_buffered(run, slot.op, slot.address, slot.filled)
+    elif state == FILLED:
+        land(run, slot)
+    elif state == FAILED:
+        fail(run, READ_FAILED, slot.op, <int>-result, 0)
+    return True
+
+
+cdef void work(Run *run, Worker *w) noexcept nogil:
+    """One worker: keep `depth` direct reads in flight, do buffered reads meanwhile, verify what lands."""
+    cdef unsigned n_idle = run.depth, in_flight = 0, s, freed = 0
+    cdef bint direct_left = True
+    cdef int64_t i
+    cdef Begun begun
+    for s in range(run.depth):
+        w.idle[s] = s
+    while True:
+        while direct_left and n_idle and not load_flag(&run.stop):
+            begun = begin(run, w, w.idle[n_idle - 1])
+            direct_left = begun != NO_MORE
+            if begun == IN_FLIGHT:
+                n_idle -= 1
+                in_flight += 1
+        i = run.n_ops
+        if not load_flag(&run.stop):
+            i = run.n_direct + fetch_add(&run.next_buffered, 1)
+        if i < run.n_ops:
+            read_buffered(run, i, address_of(run, w, i, run.depth), 0)
+        elif in_flight == 0:
+            return                                   # plan done, or stopped and drained
+        while in_flight:
+            if complete(run, w, i >= run.n_ops, &freed):
+                w.idle[n_idle] = freed
+                n_idle += 1
+                in_flight -= 1
+                break
+            if run.undrained:
+                return
+            if i < run.n_ops:
+                break                                # nothing has landed: on with the buffered ones
+
+
+cdef void run_worker(Run *run, const IoOps *table) noexcept nogil:
+    """Open what a worker owns, work, close it. Without its ring a worker goes on with pread."""
+    cdef Worker w
+    cdef int code
+    w.table = table
+    w.io = NULL
+    w.slots = <Slot *>calloc(run.depth, sizeof(Slot) + sizeof(unsigned))
+    w.idle = <unsigned *>(w.slots + run.depth)
+    w.scratch = NULL
+    if run.scratch != NULL:
+        w.scratch = run.scratch + fetch_add(&run.next_scratch, 1) * (run.depth + 1) * run.slot_nbytes
+    code = table.open(&w.io, run.depth) if w.slots != NULL else ENOMEM
+    if code != 0 and w.slots != NULL and table != pread_ops():
+        run.ring_errno = code
+        w.table = pread_ops()
+        code = w.table.open(&w.io, run.depth)
+    if code != 0:
+        fail(run, READ_FAILED, 0, code, 0)
+    else:
+        work(run, &w)
+        if not run.undrained:
+            w.table.close(w.io)
+    free(w.slots)
+
+
+def io_uring_errno():
+    return uring_probe()
+
+
+@cython.final
+cdef class Engine:
+    cdef Run run
+    cdef CMemory scratch
+    cdef const unsigned char[::1] ops, blocks, direct_fds, buffered_fds
+    cdef unsigned char[::1] found, dirty
+    cdef readonly str io
+    cdef readonly int workers
+
+    def __init__(self, ops, blocks, direct_fds, buffered_fds, *, n_direct, io, depth, workers, verify,
+                 found=None, dirty=None, slot_nbytes=0):
+        cdef Run *run = &self.run
+        if io not in ("io_uring", "pread"):
+            raise ValueError(f"io is 'io_uring' or 'pread', not {io!r}")
+        self.io = io
+        self.workers = workers
+        self.ops, self.blocks = ops, blocks
+        self.direct_fds, self.buffered_fds = direct_fds, buffered_fds
+        # A read by pread is over when `submit` returns; more than one slot would only hold it back.
+        run.depth = depth if io == "io_uring" else 1
+        run.n_ops = self.ops.shape[0] // <Py_ssize_t>sizeof(ReadOp)
+        run.n_direct = n_direct
+        run.ops = <const ReadOp *>&self.ops[0] if run.n_ops else NULL
+        run.blocks = <const Block *>&self.blocks[0] if self.blocks.shape[0] else NULL
+        run.direct_fds = <const int32_t *>&self.direct_fds[0]
+        run.buffered_fds = <const int32_t *>&self.buffered_fds[0]
+        run.verify = verify
+        if found is not None:
+            self.found, self.dirty = found, dirty
+            run.found = <uint32_t *>&self.found[0]
+            run.dirty = &self.dirty[0]
+            run.slot_nbytes = slot_nbytes
+            self.scratch = Memory(<size_t>slot_nbytes * (run.depth + 1) * workers)
+            run.scratch = self.scratch.base
+
+    def work(self):
+        cdef const IoOps *table = uring_ops() if self.io == "io_uring" else pread_ops()
+        with nogil:
+            run_worker(&self.run, table)
+
+    def stop(self):
+        set_flag(&self.run.stop)
+
+    @property
+    def done_nbytes(self):
+        return self.run.done_nbytes
+
+    @property
+    def failure(self):
+        cdef Run *run = &self.run
+        if not load_flag(&run.failed):
+            return None
+        kind = {READ_FAILED: "read", FILE_ENDED: "end", CHECKSUM: "checksum"}[run.kind]
+        return kind, run.failed_op, run.code & 0xffffffff, run.failed_block
+
+    @property
+    def undrained(self):
+        return self.run.undrained
+
+    @property
+    def scratch_nbytes(self):
+        return self.scratch.nbytes if self.scratch is not None else 0
+
+    @property
+    def ring_errno(self):
+        return self.run.ring_errno
+
+    @property
+    def seconds(self):
+        return {
+            "disk_wait": self.run.wait_ns / 1e9,
+            "buffered_read": self.run.buffered_ns / 1e9,
+            "checksum": self.run.checksum_ns / 1e9,
+        }

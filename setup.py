@@ -1,0 +1,45 @@
+"""Only what pyproject.toml cannot say: the Cython extensions and their flags."""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+# CKPTFMT_CFLAGS adds flags for one build (warnings, sanitizers); see scripts/sanitize.sh.
+EXTRA_FLAGS = os.environ.get("CKPTFMT_CFLAGS", "").split()
+
+DIRECTIVES = {
+    "language_level": 3,
+    "auto_pickle": False,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "freethreading_compatible": False,
+}
+
+
+def extension(name: str, *c_files: str) -> Extension:
+    pyx = "ckptfmt/" + name.replace(".", "/") + ".pyx"
+    return Extension(
+        f"ckptfmt.{name}",
+        [pyx, *c_files],
+        depends=["ckptfmt/_native/crc32c.h", "ckptfmt/_native/syscalls.h"],
+        extra_compile_args=["-O2", "-std=gnu11", *EXTRA_FLAGS],
+        extra_link_args=[flag for flag in EXTRA_FLAGS if flag.startswith("-fsanitize")],
+    )
+
+
+setup(
+    ext_modules=cythonize(
+        [
+            extension("_core"),
+            extension("_native.checksum", "ckptfmt/_native/crc32c.c"),
+            extension("_native.files"),
+            extension("_native.io_pread"),
+            extension("_native.io_uring"),
+            extension("_native.memory"),
+        ],
+        compiler_directives=DIRECTIVES,
+        build_dir="build/cython",
+    )
+)
