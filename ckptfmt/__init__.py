@@ -1,0 +1,72 @@
+"""ckptfmt: convert model checkpoints once, load them at the speed of the hardware.
+
+    ckptfmt.convert("Qwen2.5-3B-Instruct", "qwen.ckpt")
+    tensors = ckptfmt.load("qwen.ckpt")
+
+Importing this package imports neither torch nor numpy; names are resolved when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ckptfmt.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from ckptfmt.checkpoint import Checkpoint, load
+    from ckptfmt.checkpoint import open_checkpoint as open  # noqa: A004
+    from ckptfmt.conversion import ConvertReport, convert
+    from ckptfmt.errors import (
+        ChecksumError,
+        CkptError,
+        CleanupWarning,
+        ClosedError,
+        FileError,
+        FormatError,
+        LoadMismatchError,
+        MissingDependencyError,
+        NotFoundError,
+        OptionError,
+        OutOfMemoryError,
+        SourceError,
+        TargetExistsError,
+        TensorNotFoundError,
+        UnsupportedDtypeError,
+        UnsupportedVersionError,
+    )
+    from ckptfmt.exporting import export
+    from ckptfmt.options import ConvertOptions, LoadOptions
+    from ckptfmt.stats import FileStrategy, LoadStats, load_stats
+    from ckptfmt.verification import Problem, VerifyReport, verify
+
+_HOMES = {
+    "Checkpoint": "checkpoint", "load": "checkpoint", "open": "checkpoint:open_checkpoint",
+    "ConvertReport": "conversion", "convert": "conversion",
+    "export": "exporting",
+    "ConvertOptions": "options", "LoadOptions": "options",
+    "FileStrategy": "stats", "LoadStats": "stats", "load_stats": "stats",
+    "Problem": "verification", "VerifyReport": "verification", "verify": "verification",
+    **dict.fromkeys((
+        "ChecksumError", "CkptError", "CleanupWarning", "ClosedError", "FileError", "FormatError",
+        "LoadMismatchError", "MissingDependencyError", "NotFoundError", "OptionError",
+        "OutOfMemoryError", "SourceError", "TargetExistsError", "TensorNotFoundError",
+        "UnsupportedDtypeError", "UnsupportedVersionError",
+    ), "errors"),
+}  # fmt: skip
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = home.partition(":")
+    value = getattr(import_module(f"ckptfmt.{module}"), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

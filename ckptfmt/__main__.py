@@ -1,0 +1,5 @@
+"""``python -m ckptfmt``."""
+
+from ckptfmt.cli import main
+
+main()

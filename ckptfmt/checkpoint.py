@@ -1,0 +1,371 @@
+"""An open checkpoint: names without reading, tensors in any of the ways people want them."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ckptfmt import dtypes, fill, loading, selection, streaming
+from ckptfmt._core import crc32c_combine
+from ckptfmt.errors import ClosedError
+from ckptfmt.options import LoadOptions
+from ckptfmt.partitions import CheckpointFiles
+from ckptfmt.read_plan import Extents
+from ckptfmt.stats import LoadStats, remember
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+
+    from ckptfmt.engine import Progress
+    from ckptfmt.index import Index, TensorEntry
+
+#: Read-ahead of ``stream`` if the caller does not say.
+STREAM_NBYTES = 512 << 20
+
+
+class Checkpoint:
+    """A checkpoint whose index and partitions are open and checked.
+
+    It may be used from several threads at once. Close it, or use it in a ``with``; tensors that it
+    handed out live on.
+
+    Parameters
+    ----------
+    path : path-like
+        The folder.
+    options : LoadOptions, optional
+        How to read, where a call does not say; else the environment's.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such folder.
+    FormatError
+        It is not a checkpoint, or an index, header, size or checksum table is wrong.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, options: LoadOptions | None = None) -> None:
+        self.options = options or LoadOptions.from_environment()
+        self.files = CheckpointFiles(path)
+        self.path = self.files.path
+        self.index: Index = self.files.index
+        self.extents = Extents.of(self.index)
+        self.positions: dict[str, int] = {
+            name: position
+            for position, entry in enumerate(self.index.tensors)
+            for name in entry.names
+        }
+        self._stats: LoadStats | None = None
+        self._lock = threading.Lock()
+        self._users = 0
+        self._closed = False
+
+    # ---- what is in it ----
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All tensor names, in order of position."""
+        return tuple(self.positions)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, tied ones once."""
+        return self.index.nbytes
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The source's own key-value pairs (``__metadata__`` of safetensors)."""
+        return dict(self.index.metadata)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where it comes from: source, files, options, tool version."""
+        return dict(self.index.provenance)
+
+    def info(self, name: str) -> TensorEntry:
+        """The entry of one tensor: names, dtype, shape, extents. Nothing is read."""
+        position = self.positions.get(name)
+        if position is None:
+            raise selection.not_found(name, list(self.positions))
+        return self.index.tensors[position]
+
+    def crc32c(self, name: str) -> int:
+        """CRC32C of a whole tensor, combined from those of its blocks. Nothing is read."""
+        entry = self.info(name)
+        crc, block = 0, int(self._first_block(self.positions[name]))
+        for extent in entry.extents:
+            for at in range(0, extent.nbytes, self.index.block_nbytes):
+                nbytes = min(self.index.block_nbytes, extent.nbytes - at)
+                crc = crc32c_combine(crc, int(self.files.crcs[block]), nbytes)
+                block += 1
+        return crc
+
+    def _first_block(self, position: int) -> int:
+        mine = self.extents.of_tensors([position])
+        return int(self.extents.first_block[mine[0]]) if len(mine) else 0
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.positions)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.positions
+
+    def keys(self) -> tuple[str, ...]:
+        """The names, so that ``dict(checkpoint)`` reads everything."""
+        return self.names
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.path!r}: {len(self)} tensors, {self.nbytes} bytes>"
+
+    # ---- reading ----
+
+    def __getitem__(self, name: str) -> Any:
+        """Read one tensor, verified."""
+        self.info(name)
+        return self.load([name])[name]
+
+    def load(
+        self,
+        names: str | Iterable[str] | None = None,
+        *,
+        device: str = "cpu",
+        dtype: object = None,
+        verify: bool | None = None,
+        mmap: bool = False,
+        framework: str = "torch",
+        options: LoadOptions | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Load tensors. See :func:`ckptfmt.load`; `names` are names or glob patterns."""
+        request = loading.Request(
+            self, selection.select(self.positions, names), options or self.options,
+            verify=(not mmap) if verify is None else verify, framework=framework, progress=progress,
+        )  # fmt: skip
+        loading.check_device(device)
+        row = dtypes.cast_target(dtype)
+        with self.in_use():
+            if row is not None:
+                found, stats = streaming.load_cast(request, row)
+            elif mmap:
+                found, stats = loading.map_tensors(request)
+            else:
+                found, stats = loading.read_tensors(request)
+        self._remember(stats, request)
+        return found
+
+    def stream(
+        self,
+        names: str | Iterable[str] | None = None,
+        *,
+        max_nbytes: int = STREAM_NBYTES,
+        verify: bool = True,
+        framework: str = "torch",
+        options: LoadOptions | None = None,
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield ``(name, tensor)`` in file order while the next ones are being read.
+
+        Parameters
+        ----------
+        names : str or iterable of str, optional
+            Names or glob patterns; all if not given.
+        max_nbytes : int
+            Bound, in bytes, on what has been read and not yet been yielded. A single tensor that is
+            larger is read alone.
+        verify : bool
+            Compare checksums before a tensor is yielded.
+        framework : str
+            ``"torch"`` or ``"numpy"``.
+        options : LoadOptions, optional
+            How to read.
+
+        Yields
+        ------
+        (str, Tensor)
+            The tensor is the caller's: its memory is its own and is never written again. Tied names
+            follow each other and share memory.
+        """
+        request = loading.Request(
+            self, selection.select(self.positions, names), options or self.options,
+            verify=verify, framework=framework, progress=None,
+        )  # fmt: skip
+        return self._stream(request, max_nbytes)
+
+    def _stream(self, request: loading.Request, max_nbytes: int) -> Iterator[tuple[str, Any]]:
+        with self.in_use():
+            yield from streaming.stream(request, max_nbytes)
+
+    def load_into(
+        self,
+        target: Any,
+        *,
+        strict: bool = True,
+        verify: bool = True,
+        options: LoadOptions | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Fill the tensors of a module or dict in place, with no second copy of the model.
+
+        Parameters
+        ----------
+        target : torch.nn.Module or mapping of str to Tensor or ndarray
+            What to fill. Contiguous CPU memory of the stored dtype is read into directly; other
+            tensors are copied into, one at a time.
+        strict : bool
+            Whether names missing here or unexpected there are errors. A name whose memory is filled
+            under another (tied weights) is not missing.
+        verify : bool
+            Compare checksums.
+        options, progress
+            As for :meth:`load`.
+
+        Raises
+        ------
+        LoadMismatchError
+            Names, shapes or dtypes differ; all of them are listed and nothing was changed.
+        ChecksumError, FileError
+            As for :meth:`load`; the target's tensors are then partly overwritten.
+        """
+        with self.in_use():
+            stats, request = fill.fill(
+                self, target, strict=strict, verify=verify, options=options or self.options,
+                progress=progress,
+            )  # fmt: skip
+        self._remember(stats, request)
+
+    def read(self, name: str) -> memoryview:
+        """The verified bytes of one tensor, little-endian and row-major, of any dtype."""
+        self.info(name)
+        request = loading.Request(
+            self, {name: self.positions[name]}, self.options,
+            verify=True, framework="bytes", progress=None,
+        )  # fmt: skip
+        with self.in_use():
+            regions, _ = loading.read_regions(request)
+        region = regions[self.positions[name]]
+        return memoryview(region) if region is not None else memoryview(b"")
+
+    def load_stats(self) -> LoadStats | None:
+        """Statistics of the latest load from this object, None before the first."""
+        return self._stats
+
+    def _remember(self, stats: LoadStats, request: loading.Request) -> None:
+        nbytes = sum(self.index.tensors[p].nbytes for p in set(request.chosen.values()))
+        self._stats = remember(replace(stats, nbytes=nbytes))
+
+    # ---- end ----
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Hold the files open. A descriptor closed under a reader might be another file by then."""
+        with self._lock:
+            if self._closed:
+                raise ClosedError(f"{self.path}: this checkpoint has been closed")
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                last = self._closed and self._users == 0
+            if last:
+                self.files.close()
+
+    def close(self) -> None:
+        """Close the files, as soon as loads in other threads are done. Safe to call twice."""
+        with self._lock:
+            idle = not self._closed and self._users == 0
+            self._closed = True
+        if idle:
+            self.files.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.close()
+
+
+def load(
+    path: str | os.PathLike[str],
+    device: str = "cpu",
+    names: str | Iterable[str] | None = None,
+    dtype: object = None,
+    verify: bool | None = None,
+    mmap: bool = False,
+    options: LoadOptions | None = None,
+    progress: Progress | None = None,
+    *,
+    framework: str = "torch",
+) -> dict[str, Any]:
+    """Load tensors of a checkpoint.
+
+    Parameters
+    ----------
+    path : path-like
+        Folder written by :func:`ckptfmt.convert`.
+    device : str
+        ``"cpu"``.
+    names : str or iterable of str, optional
+        Names or glob patterns; all if not given. Only the aligned ranges they need are read.
+    dtype : str or torch.dtype, optional
+        Cast floating tensors of 16 bits and more: ``"bf16"``, ``"fp16"``, ``"fp32"``. As stored if
+        not given.
+    verify : bool, optional
+        Compare every byte read with its checksum. On if not given, except with `mmap`.
+    mmap : bool
+        Give private, writable views of the files without reading them. Changing one copies its
+        pages; the files never change, and must not be changed by others.
+    options : LoadOptions, optional
+        How to read; else ``CKPTFMT_*`` in the environment, else the defaults.
+    progress : callable, optional
+        Called with bytes done and bytes in all, from this thread.
+    framework : str
+        ``"torch"`` or ``"numpy"``.
+
+    Returns
+    -------
+    dict of str to Tensor or ndarray
+        In order of position; dtypes and shapes as stored. Each is writable, owns its memory and gives
+        it back when it dies; tied names share theirs.
+
+    Raises
+    ------
+    NotFoundError, FormatError
+        No checkpoint, or not a valid one. Nothing is returned.
+    ChecksumError
+        Bytes are damaged; tensor, partition and offset are named.
+    FileError
+        A read failed; ``errno`` and ``filename`` are the system's.
+    TensorNotFoundError
+        A name does not exist.
+    """
+    with Checkpoint(path, options=options) as checkpoint:
+        return checkpoint.load(
+            names, device=device, dtype=dtype, verify=verify, mmap=mmap, framework=framework,
+            progress=progress,
+        )  # fmt: skip
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str], *, options: LoadOptions | None = None
+) -> Checkpoint:
+    """Open a checkpoint: its index and all its partitions are checked, no tensor is read.
+
+    See :class:`Checkpoint`. Public as ``ckptfmt.open``.
+    """
+    return Checkpoint(path, options=options)
+
+

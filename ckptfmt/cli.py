@@ -1,0 +1,277 @@
+"""The command line: each command parses, calls one library function, and prints.
+
+stdout is data, stderr the rest. Exit 0 done, 1 failed, 2 misused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ckptfmt.errors import CkptError, OptionError
+from ckptfmt.units import format_nbytes, format_rate
+from ckptfmt.version import VERSION
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ckptfmt.conversion import ConvertReport
+    from ckptfmt.rendering import Node
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+class Commands(click.Group):
+    """The one place where an expected failure becomes one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (OptionError, CkptError, OSError) as error:
+            if os.environ.get("CKPTFMT_TRACEBACK"):
+                raise
+            hint = getattr(error, "hint", None)
+            text = " ".join(str(error).split())
+            click.echo(f"ckptfmt: {text}" + (f" ({hint})" if hint else ""), err=True)
+            ctx.exit(2 if isinstance(error, OptionError) else 1)
+
+
+class Progress:
+    """Bytes done, rate and time left, on stderr if that is a terminal; nothing otherwise."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.began = time.monotonic()
+        self.shown = 0.0
+        self.bar: Any = None
+        self.task: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich import progress  # noqa: PLC0415
+            from rich.console import Console  # noqa: PLC0415
+
+            self.bar = progress.Progress(
+                progress.TextColumn("{task.description}"), progress.BarColumn(),
+                progress.DownloadColumn(), progress.TransferSpeedColumn(),
+                progress.TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self.bar.start()
+            self.task = self.bar.add_task(self.what, total=None)
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, total=total)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="ckptfmt")
+def main() -> None:
+    """Convert model checkpoints once, load them at the speed of the hardware."""
+
+
+@main.command()
+@click.argument("source", type=click.Path())
+@click.argument("target", type=click.Path())
+@click.option("--dtype", default="keep", show_default=True,
+              help="Cast floating tensors of 16 bits and more: keep, bf16, fp16, fp32.")  # fmt: skip
+@click.option("--alignment", default="4KiB", show_default=True,
+              help="Of every tensor: a power of two from 4KiB to 2MiB.")  # fmt: skip
+@click.option("--partition-size", default="4000MiB", show_default=True,
+              help="Limit of a file; a FAT card holds files below 4GiB.")  # fmt: skip
+@click.option("--include", multiple=True, metavar="GLOB", help="Take only tensors whose name matches.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out tensors whose name matches.")
+@click.option("--workers", type=click.IntRange(1), help="Threads; processors, at most 4, if not given.")
+@click.option("--force", is_flag=True, help="Replace a checkpoint; discard an unfinished conversion.")
+@click.option("--resume", is_flag=True, help="Go on with an unfinished conversion.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@_JSON
+def convert(source: str, target: str, as_json: bool, dry_run: bool, **options: Any) -> None:
+    """Convert SOURCE, a folder or file of weights, to the checkpoint TARGET.
+
+    Example: ckptfmt convert Qwen2.5-3B-Instruct qwen.ckpt --dtype fp16
+    """
+    from ckptfmt.conversion import convert as run  # noqa: PLC0415
+
+    began = time.perf_counter()
+    with Progress("converting") as progress:
+        report = run(source, target, dry_run=dry_run, progress=progress, **options)
+    seconds = time.perf_counter() - began
+    for what, names in (("left out", report.left_out), ("filtered out", report.dropped)):
+        if names:
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            click.echo(f"{what}: {', '.join(names[:8])}{more}", err=True)
+    if as_json:
+        click.echo(json.dumps(_report_dict(report, seconds, dry_run)))
+        return
+    click.echo(_report_text(report, seconds, dry_run))
+
+
+def _report_dict(report: ConvertReport, seconds: float, dry_run: bool) -> dict[str, Any]:
+    return {
+        "path": report.path, "id": report.checkpoint_id or None, "dry_run": dry_run,
+        "source_nbytes": report.source_nbytes, "nbytes": report.nbytes,
+        "tensors": len(report.plan.tensors), "cast": report.cast,
+        "partitions": [
+            {"file": p.file, "nbytes": n}
+            for p, n in zip(report.plan.partitions, report.plan.file_nbytes, strict=True)
+        ],
+        "sidecars": report.sidecars, "left_out": report.left_out, "dropped": report.dropped,
+        "resumed": report.resumed, "seconds": seconds,
+    }  # fmt: skip
+
+
+def _report_text(report: ConvertReport, seconds: float, dry_run: bool) -> str:
+    sizes = report.plan.file_nbytes
+    lines = [
+        f"{len(report.plan.tensors)} tensors, {format_nbytes(report.source_nbytes)} -> "
+        f"{format_nbytes(report.nbytes)}" + (f", {report.cast} cast" if report.cast else ""),
+        f"{len(sizes)} partitions, {format_nbytes(sum(sizes))}; {len(report.sidecars)} other files",
+    ]
+    if dry_run:
+        lines += [f"  {p.file}  {format_nbytes(n)}"
+                  for p, n in zip(report.plan.partitions, sizes, strict=True)]  # fmt: skip
+        lines.append(f"would write {report.path}")
+    else:
+        resumed = f", {len(report.resumed)} partitions taken over" if report.resumed else ""
+        rate = format_rate(report.nbytes, seconds)
+        lines.append(f"wrote {report.path} in {seconds:.2f} s, {rate}{resumed}")
+    return "\n".join(lines)
+
+
+@main.command()
+@click.argument("path", type=click.Path())
+@click.option("--device", default="cpu", show_default=True, help="Where the tensors go.")
+@click.option("--names", multiple=True, metavar="GLOB", help="Only these tensors.")
+@click.option("--dtype", default="keep", help="Cast: keep, bf16, fp16, fp32.")
+@click.option("--no-verify", is_flag=True, help="Do not compare checksums.")
+@click.option("--mmap", is_flag=True, help="Map the files instead of reading them.")
+@click.option("--framework", type=click.Choice(["torch", "numpy"]), default="torch", show_default=True)
+@_JSON
+def load(
+    path: str, device: str, names: tuple[str, ...], dtype: str, no_verify: bool, mmap: bool,
+    framework: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Load the checkpoint PATH, say how fast that was and what it waited for, and drop it."""
+    from ckptfmt.checkpoint import load as run  # noqa: PLC0415
+    from ckptfmt.stats import load_stats  # noqa: PLC0415
+
+    with Progress("loading") as progress:
+        tensors = run(
+            path, device=device, names=names or None, dtype=dtype, verify=False if no_verify else None,
+            mmap=mmap, framework=framework, progress=progress,
+        )  # fmt: skip
+    stats = load_stats()
+    assert stats is not None
+    if as_json:
+        click.echo(json.dumps({"tensors": len(tensors), **stats.to_dict()}))
+        return
+    click.echo(
+        f"{len(tensors)} tensors, {format_nbytes(stats.nbytes)} in {stats.seconds:.3f} s, "
+        f"{format_rate(stats.nbytes, stats.seconds)}; {format_nbytes(stats.verified_nbytes)} verified"
+    )
+    note = f" ({stats.engine_reason})" if stats.engine_reason else ""
+    click.echo(f"engine {stats.engine}{note}, {stats.threads} threads, limited by {stats.bottleneck}")
+    for file, how in stats.files.items():
+        click.echo(
+            f"  {file}: direct {format_nbytes(how.direct_nbytes)}, "
+            f"buffered {format_nbytes(how.buffered_nbytes)}, "
+            f"mapped {format_nbytes(how.mapped_nbytes)}: {how.reason}"
+        )
+
+
+@main.command()
+@click.argument("path", type=click.Path())
+@click.option("--tree", is_flag=True, help="Modules with their sizes.")
+@click.option("--depth", type=click.IntRange(1), default=3, show_default=True, help="Of the tree.")
+@_JSON
+def inspect(path: str, tree: bool, depth: int, as_json: bool) -> None:
+    """Show tensors, dtypes, partitions and provenance of the checkpoint PATH."""
+    from ckptfmt import rendering  # noqa: PLC0415
+    from ckptfmt.checkpoint import open_checkpoint  # noqa: PLC0415
+
+    with open_checkpoint(path) as checkpoint:
+        index = checkpoint.index
+    if as_json:
+        click.echo(json.dumps(rendering.to_dict(index), ensure_ascii=False))
+        return
+    for label, text in rendering.summary(path, index):
+        click.echo(f"{label:<13} {text}")
+    click.echo()
+    if tree:
+        _print_tree(rendering.module_tree(index), depth)
+        return
+    rows = [("tensor", "dtype", "shape", "size", "partition:offset"), *rendering.tensor_rows(index)]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        click.echo("  ".join([*cells, row[4]]).rstrip())
+
+
+def _print_tree(node: Node, depth: int, indent: int = 0) -> None:
+    for child in node.children.values():
+        below = f"{child.tensors} tensors, " if child.children else ""
+        click.echo(f"{'  ' * indent}{child.name}  {below}{format_nbytes(child.nbytes)}")
+        if indent + 1 < depth:
+            _print_tree(child, depth, indent + 1)
+
+
+@main.command()
+@click.argument("path", type=click.Path())
+@click.option("--against", type=click.Path(), metavar="SOURCE",
+              help="Compare with the source, tensor by tensor, bit for bit.")  # fmt: skip
+@_JSON
+def verify(path: str, against: str | None, as_json: bool) -> None:
+    """Check every byte of the checkpoint PATH; exit 1 if anything is wrong."""
+    from ckptfmt.verification import verify as run  # noqa: PLC0415
+
+    with Progress("verifying") as progress:
+        report = run(path, against=against, progress=progress)
+    if as_json:
+        problems = [
+            {"file": p.file, "message": p.message, "tensor": p.tensor, "offset": p.offset}
+            for p in report.problems
+        ]
+        click.echo(json.dumps({
+            "path": path, "ok": report.ok, "files": report.files, "tensors": report.tensors,
+            "nbytes": report.nbytes, "compared": report.compared, "seconds": report.seconds,
+            "problems": problems,
+        }))  # fmt: skip
+    elif report.ok:
+        compared = f"; {report.compared} tensors equal {against}" if against else ""
+        click.echo(
+            f"{path}: {report.files} files, {report.tensors} tensors, "
+            f"{format_nbytes(report.nbytes)} verified in {report.seconds:.2f} s{compared}"
+        )
+    if not report.ok:
+        for problem in report.problems:
+            click.echo(f"ckptfmt: {path}: {problem}", err=True)
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("path", type=click.Path())
+@click.argument("target", type=click.Path())
+@click.option("--to", type=click.Choice(["safetensors"]), default="safetensors", show_default=True)
+@click.option("--shard-size", default="5GB", show_default=True, help="Bytes of tensors in one file.")
+@_JSON
+def export(path: str, target: str, to: str, shard_size: str, as_json: bool) -> None:
+    """Write the checkpoint PATH back to the folder TARGET, bit for bit."""
+    from ckptfmt.exporting import export as run  # noqa: PLC0415
+
+    with Progress("exporting") as progress:
+        files = run(path, target, to=to, shard_size=shard_size, progress=progress)
+    click.echo(json.dumps({"path": target, "files": files}) if as_json else
+               f"wrote {len(files)} files to {target}")  # fmt: skip

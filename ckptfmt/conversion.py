@@ -1,0 +1,312 @@
+"""``convert``: choose the source, plan, write, let the result appear."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ckptfmt import dtypes, index, layout
+from ckptfmt.errors import FileError, NotFoundError, SourceError
+from ckptfmt.index import Index
+from ckptfmt.options import DEFAULT_PARTITION_NBYTES, ConvertOptions
+from ckptfmt.selection import matcher
+from ckptfmt.sources import open_source
+from ckptfmt.sources.folder import refuse_collisions
+from ckptfmt.target import State, Target
+from ckptfmt.units import format_nbytes, parse_nbytes
+from ckptfmt.version import VERSION
+from ckptfmt.write_plan import TensorSpec, plan_write
+from ckptfmt.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ckptfmt.engine import Progress
+    from ckptfmt.sources import Source
+    from ckptfmt.write_plan import WritePlan
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertReport:
+    """What a conversion did, or with ``dry_run`` would do.
+
+    Attributes
+    ----------
+    path : str
+        The target.
+    plan : WritePlan
+        Partitions and tensors.
+    source_nbytes, nbytes : int
+        Bytes of the tensors before and after.
+    cast : int
+        Tensors that change their dtype.
+    sidecars, left_out : list of str
+        Files that travel, and those found and not taken.
+    dropped : list of str
+        Tensor names that the filters leave out.
+    resumed : list of int
+        Partitions taken over from an unfinished conversion.
+    checkpoint_id : str
+        Empty for a dry run.
+    """
+
+    path: str
+    plan: WritePlan
+    source_nbytes: int
+    nbytes: int
+    cast: int
+    sidecars: list[str]
+    left_out: list[str]
+    dropped: list[str]
+    resumed: list[int] = field(default_factory=list)
+    checkpoint_id: str = ""
+
+
+def convert(
+    source: Any,
+    target: str | os.PathLike[str],
+    *,
+    dtype: str = "keep",
+    alignment: int | str = layout.MIN_ALIGNMENT,
+    partition_size: int | str = DEFAULT_PARTITION_NBYTES,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    workers: int | None = None,
+    force: bool = False,
+    resume: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Convert a checkpoint, or store a live module.
+
+    Parameters
+    ----------
+    source : path-like, torch.nn.Module, or dict of str to Tensor
+        A folder or file of safetensors or zipped torch weights, a format-1 checkpoint, or a live
+        object, whose tensors must not change meanwhile.
+    target : path-like
+        The folder to be made.
+    dtype : str
+        Cast floating tensors of 16 bits and more: ``keep``, ``bf16``, ``fp16``, ``fp32``.
+    alignment, partition_size : int or str
+        Bytes, units understood (``"64KiB"``, ``"4GB"``).
+    include, exclude : iterable of str
+        Glob patterns on tensor names.
+    workers : int, optional
+        Threads; as many as processors, at most 4, if not given.
+    force : bool
+        Replace a checkpoint at the target; begin anew where an unfinished conversion is.
+    resume : bool
+        Go on with an unfinished conversion of the same source with the same options.
+    dry_run : bool
+        Plan only; nothing is written.
+    progress : callable, optional
+        Called with bytes done and bytes in all, from this thread.
+
+    Returns
+    -------
+    ConvertReport
+        What was done.
+
+    Raises
+    ------
+    SourceError, NotFoundError
+        The source is incomplete, contradicts itself, or is not there.
+    TargetExistsError
+        The target exists, or another conversion is writing it.
+    FileError
+        Reading or writing failed, or there is not enough space. The target does not exist then, and
+        finished partitions are kept for ``resume``.
+    """
+    options = ConvertOptions(
+        dtype=dtype,
+        alignment=parse_nbytes(alignment),
+        partition_nbytes=parse_nbytes(partition_size),
+        include=tuple(include),
+        exclude=tuple(exclude),
+        workers=workers or min(4, len(os.sched_getaffinity(0))),
+        force=force,
+        resume=resume,
+    )
+    opened = open_source(source)
+    try:
+        name = os.path.basename(os.path.abspath(source)) if opened.description.files else ""
+        conversion = Conversion(opened, name, os.fspath(target), options)
+        if dry_run:
+            return conversion.report
+        return conversion.run(progress)
+    finally:
+        opened.close()
+
+
+class Chosen:
+    """A source with some of its tensors left out and some planned in another dtype."""
+
+    def __init__(self, source: Source, options: ConvertOptions) -> None:
+        self.source = source
+        self.positions: list[int] = []
+        self.stored: list[str] = []
+        self.tensors: list[TensorSpec] = []
+        self.dropped: list[str] = []
+        row = dtypes.cast_target(options.dtype)
+        include = matcher(options.include) if options.include else None
+        exclude = matcher(options.exclude) if options.exclude else None
+        for position, spec in enumerate(source.tensors):
+            names = tuple(
+                name
+                for name in spec.names
+                if (include is None or include.match(name))
+                and (exclude is None or not exclude.match(name))
+            )
+            self.dropped += [name for name in spec.names if name not in names]
+            if not names:
+                continue
+            cast = row is not None and dtypes.DTYPES[spec.dtype].is_float
+            self.positions.append(position)
+            self.stored.append(spec.dtype)
+            self.tensors.append(
+                TensorSpec(names, row.name if row and cast else spec.dtype, spec.shape)
+            )
+        if source.tensors and not self.tensors:
+            raise SourceError("the filters leave no tensor", hint="see --include and --exclude")
+        if self.stored != [spec.dtype for spec in self.tensors]:
+            dtypes.import_torch()  # say so now, not after an hour
+
+    def read_into(self, tensor: int, start: int, buffer: memoryview) -> None:
+        self.source.read_into(self.positions[tensor], start, buffer)
+
+
+class Conversion:
+    """One conversion: planned on construction, carried out by `run`."""
+
+    def __init__(self, source: Source, name: str, target: str, options: ConvertOptions) -> None:
+        self.source = source
+        self.options = options
+        self.target = target
+        self.chosen = Chosen(source, options)
+        self.plan = plan_write(
+            self.chosen.tensors,
+            alignment=options.alignment,
+            partition_nbytes=options.partition_nbytes,
+        )
+        if len(self.plan.tensors) > index.MAX_TENSORS:
+            raise SourceError(f"{len(self.plan.tensors)} tensors, at most {index.MAX_TENSORS} allowed")
+        description = source.description
+        refuse_collisions(description.sidecars, len(self.plan.partitions))
+        self.provenance = {
+            "tool": f"ckptfmt {VERSION}",
+            "options": options.content(),
+            "source": {
+                "kind": description.kind,
+                "name": name,
+                "files": [{"name": f.name, "nbytes": f.nbytes} for f in description.files],
+                **description.provenance,
+            },
+        }
+        self.report = ConvertReport(
+            path=target,
+            plan=self.plan,
+            source_nbytes=sum(
+                source.tensors[p].nbytes for p in self.chosen.positions
+            ),
+            nbytes=sum(spec.nbytes for spec in self.chosen.tensors),
+            cast=sum(
+                spec.dtype != stored
+                for spec, stored in zip(self.chosen.tensors, self.chosen.stored, strict=True)
+            ),
+            sidecars=[s.name for s in description.sidecars],
+            left_out=description.left_out,
+            dropped=self.chosen.dropped,
+        )
+
+    def run(self, progress: Progress | None) -> ConvertReport:
+        """Write it. See `convert` for what is raised."""
+        identity = self._identity()
+        _check_parent(self.target)
+        with Target(self.target, force=self.options.force) as target:
+            done = target.begin(identity, resume=self.options.resume)
+            self._check_space(target, done)
+            state = State(identity, list(done))
+
+            def on_done(number: int) -> None:
+                state.done.append(number)
+                target.write_state(state)
+
+            writer = Writer(self.plan, self.chosen, self.chosen.stored, target, on_done)
+            for number in done:
+                writer.take_up(number)
+            writer.run(set(done), self.options.workers, progress)
+            checkpoint_id = self._checkpoint_id(writer)
+            writer.write_headers(checkpoint_id)
+            for sidecar in self.source.description.sidecars:
+                target.copy_file(sidecar.path, sidecar.name)
+            target.write_file(layout.INDEX_FILE, index.encode(self._index(checkpoint_id)))
+            target.write_sums()
+            target.finish()
+        return replace(self.report, resumed=list(done), checkpoint_id=checkpoint_id.hex())
+
+    def _identity(self) -> dict[str, object]:
+        """What must be the same to resume. A live object has no identity of its own."""
+        files = [[f.name, f.nbytes, f.mtime_ns] for f in self.source.description.files]
+        if self.options.resume and not files:
+            raise SourceError(
+                "a live object cannot be resumed: nothing tells whether it changed",
+                hint="use force=True to begin anew",
+            )
+        return {"tool": VERSION, "source": files, "options": self.options.content()}
+
+    def _check_space(self, target: Target, done: list[int]) -> None:
+        """Refuse before writing what the disk cannot hold; what is there already counts as room."""
+        sizes = self.plan.file_nbytes
+        needed = sum(nbytes for number, nbytes in enumerate(sizes) if number not in done)
+        needed += sum(os.path.getsize(s.path) for s in self.source.description.sidecars)
+        free = os.statvfs(target.partial)
+        room = free.f_bavail * free.f_frsize
+        for number in set(range(len(sizes))) - set(done):
+            path = os.path.join(target.partial, layout.partition_file(number))
+            if os.path.exists(path):
+                room += os.stat(path).st_blocks * 512
+        if needed > room:
+            raise FileError(
+                errno.ENOSPC,
+                f"needs {format_nbytes(needed)}, {format_nbytes(room)} are free",
+                self.target,
+                hint="free space or choose another disk",
+            )
+
+    def _checkpoint_id(self, writer: Writer) -> bytes:
+        """The same conversion gives the same id, other bytes another: a hash over plan and checksums."""
+        digest = hashlib.sha256(msgspec.json.encode(
+            [self.plan.alignment, self.plan.partitions, self.plan.tensors, self.provenance],
+            order="deterministic",
+        ))  # fmt: skip
+        for crcs in writer.crcs:
+            digest.update(crcs.astype("<u4").tobytes())
+        return digest.digest()[:16]
+
+    def _index(self, checkpoint_id: bytes) -> Index:
+        return Index(
+            format=index.FORMAT_NAME,
+            version=(layout.MAJOR, layout.MINOR),
+            requires=(),
+            id=checkpoint_id.hex(),
+            alignment=self.plan.alignment,
+            block_nbytes=layout.BLOCK_NBYTES,
+            partitions=self.plan.partitions,
+            tensors=self.plan.tensors,
+            metadata=self.source.description.metadata,
+            provenance=self.provenance,
+        )
+
+
+def _check_parent(target: str) -> None:
+    parent = os.path.dirname(os.path.abspath(target))
+    if not os.path.isdir(parent):
+        raise NotFoundError(
+            errno.ENOENT, "no such folder to put the target in", parent, hint=f"mkdir -p {parent}"
+        )

@@ -1,0 +1,180 @@
+"""``load_into``: fill tensors that exist already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptfmt import dtypes, loading, streaming
+from ckptfmt.errors import LoadMismatchError
+from ckptfmt.read_plan import plan_read
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptfmt.checkpoint import Checkpoint
+    from ckptfmt.engine import Progress
+    from ckptfmt.index import TensorEntry
+    from ckptfmt.options import LoadOptions
+    from ckptfmt.stats import LoadStats
+
+#: Read-ahead for tensors that cannot be read into.
+COPY_NBYTES = 256 << 20
+#: Names listed in a message before the rest is counted.
+LISTED = 8
+
+
+@dataclass(slots=True)
+class _Target:
+    """One tensor to fill: its memory, and whether bytes may be read straight into it."""
+
+    tensor: Any
+    address: int
+    nbytes: int
+    dense: bool
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def _inspect(tensor: Any) -> _Target:
+    if isinstance(tensor, np.ndarray):
+        dense = tensor.flags.c_contiguous and tensor.flags.writeable
+        row = dtypes.from_numpy(tensor.dtype)
+        return _Target(tensor, tensor.ctypes.data, tensor.nbytes, dense, tensor.shape, row.name)
+    row = dtypes.from_torch(tensor.dtype)
+    shape = tuple(tensor.shape)
+    if row.pack > 1 and shape:
+        shape = (*shape[:-1], shape[-1] * row.pack)
+    dense = tensor.device.type == "cpu" and tensor.is_contiguous()
+    nbytes = tensor.numel() * tensor.element_size()
+    return _Target(tensor, tensor.data_ptr() if dense else 0, nbytes, dense, shape, row.name)
+
+
+def _tensors_of(target: Any) -> Mapping[str, Any]:
+    if hasattr(target, "state_dict"):
+        found: Mapping[str, Any] = target.state_dict(keep_vars=True)
+        return {name: t for name, t in found.items() if hasattr(t, "data_ptr")}
+    if not hasattr(target, "items"):
+        raise LoadMismatchError(
+            f"cannot load into a {type(target).__name__}, expected a module or a dict of tensors"
+        )
+    return dict(target.items())
+
+
+def fill(
+    checkpoint: Checkpoint,
+    target: Any,
+    *,
+    strict: bool,
+    verify: bool,
+    options: LoadOptions,
+    progress: Progress | None,
+) -> tuple[LoadStats, loading.Request]:
+    """Check everything, then read. See ``Checkpoint.load_into``."""
+    targets = {name: _inspect(tensor) for name, tensor in _tensors_of(target).items()}
+    chosen = {name: p for name, p in checkpoint.positions.items() if name in targets}
+    _check(checkpoint, targets, chosen, strict)
+    chosen = _once_each(checkpoint, targets, chosen)
+    request = loading.Request(checkpoint, chosen, options, verify, "torch", progress)
+    dense = {name: p for name, p in chosen.items() if targets[name].dense}
+    stats = _read_dense(request, targets, dense)
+    others = {name: p for name, p in chosen.items() if name not in dense}
+    if others:
+        framework = "numpy" if isinstance(targets[next(iter(others))].tensor, np.ndarray) else "torch"
+        part = replace(request, chosen=others, framework=framework)
+        for name, tensor in streaming.stream(part, COPY_NBYTES):
+            _copy(targets[name].tensor, tensor)
+    return stats, request
+
+
+def _read_dense(
+    request: loading.Request, targets: dict[str, _Target], dense: dict[str, int]
+) -> LoadStats:
+    """Read straight into the targets' memory; a tensor wanted under several names goes to each."""
+    extents = request.checkpoint.extents
+    ids, addresses = [], []
+    first = np.searchsorted(extents.tensor, np.arange(len(request.checkpoint.index.tensors) + 1))
+    for name, position in sorted(dense.items(), key=lambda item: item[1]):
+        address = targets[name].address
+        for extent in range(int(first[position]), int(first[position + 1])):
+            ids.append(extent)
+            addresses.append(address)
+            address += int(extents.nbytes[extent])
+    chosen = np.array(ids, np.int64)
+    plan = plan_read(
+        extents, chosen, np.array(addresses, np.int64), request.checkpoint.files.crcs,
+        op_nbytes=request.options.op_nbytes, room=extents.nbytes[chosen],
+    )  # fmt: skip
+    # Direct reads need memory that starts on a sector; the page cache copies to anywhere.
+    aligned = bool(len(plan.ops)) and not (plan.ops["address"] % 4096).any()
+    if not aligned and request.options.reads != "buffered":
+        request = replace(request, options=replace(request.options, reads="buffered"))
+    return request.reading(plan, [targets[name].tensor for name in dense]).run(request.progress)
+
+
+def _copy(to: Any, tensor: Any) -> None:
+    if isinstance(to, np.ndarray):
+        to[...] = tensor
+        return
+    torch = dtypes.import_torch()
+    with torch.no_grad():
+        to.copy_(tensor)
+
+
+def _check(
+    checkpoint: Checkpoint, targets: dict[str, _Target], chosen: dict[str, int], strict: bool
+) -> None:
+    wrong = [
+        f"{name}: {found} here, {wanted} to fill"
+        for name, position in chosen.items()
+        for found, wanted in [_difference(checkpoint.index.tensors[position], targets[name])]
+        if found != wanted
+    ]
+    problems = _listed("different", wrong)
+    if strict:
+        filled = {targets[name].address for name in chosen if targets[name].nbytes}
+        missing = [
+            name
+            for name, t in targets.items()
+            if name not in chosen and not (t.dense and t.address in filled)
+        ]
+        unexpected = [name for name in checkpoint.positions if name not in targets]
+        problems += _listed("missing in the checkpoint", missing)
+        problems += _listed("not among the tensors to fill", unexpected)
+    if problems:
+        raise LoadMismatchError(
+            f"{checkpoint.path}: {'; '.join(problems)}",
+            hint=None if wrong else "strict=False fills what both have",
+        )
+
+
+def _difference(entry: TensorEntry, target: _Target) -> tuple[str, str]:
+    return f"{entry.dtype} {list(entry.shape)}", f"{target.dtype} {list(target.shape)}"
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return [f"{len(names)} {what}: {', '.join(names[:LISTED])}{more}"]
+
+
+def _once_each(
+    checkpoint: Checkpoint, targets: dict[str, _Target], chosen: dict[str, int]
+) -> dict[str, int]:
+    """Tensors tied in the target and stored apart: read one of them, if they are equal."""
+    by_memory: dict[int, str] = {}
+    kept: dict[str, int] = {}
+    for name, position in chosen.items():
+        target = targets[name]
+        other = by_memory.setdefault(target.address, name) if target.dense and target.nbytes else name
+        if other == name:
+            kept[name] = position
+        elif position != chosen[other] and checkpoint.crc32c(name) != checkpoint.crc32c(other):
+            raise LoadMismatchError(
+                f"{checkpoint.path}: {other} and {name} share memory in the target, "
+                f"but the checkpoint holds different values for them"
+            )
+    return kept

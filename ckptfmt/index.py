@@ -1,0 +1,295 @@
+"""The index, ``ckptfmt.json``: typed, encoded for a person to read, validated once (docs/format.md, 4).
+
+Pure: no file is opened here. `decode` is the one place that doubts an index.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ckptfmt import layout
+from ckptfmt.dtypes import DTYPES
+from ckptfmt.errors import FormatError, UnsupportedVersionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FORMAT_NAME = "ckptfmt"
+MAX_INDEX_NBYTES = 256 << 20
+MAX_TENSORS = 1_000_000
+MAX_DIMS = 64
+MAX_BYTES = 1 << 62
+#: Features a reader of this version knows. A name in ``requires`` that is not here is refused.
+KNOWN_FEATURES: frozenset[str] = frozenset()
+
+
+class Extent(msgspec.Struct, frozen=True, array_like=True):
+    """Bytes of one tensor in one partition: file number, offset from the file's start, length."""
+
+    partition: int
+    offset: int
+    nbytes: int
+
+
+class TensorEntry(msgspec.Struct, frozen=True):
+    """One stored tensor. Several names are tied weights: stored once, loaded as shared memory."""
+
+    names: tuple[str, ...]
+    dtype: str
+    shape: tuple[int, ...]
+    extents: tuple[Extent, ...]
+
+    @property
+    def name(self) -> str:
+        """The first of the names."""
+        return self.names[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor, padding not counted."""
+        return sum(e.nbytes for e in self.extents)
+
+
+class PartitionEntry(msgspec.Struct, frozen=True):
+    """One partition file."""
+
+    file: str
+    payload_nbytes: int
+    table_nbytes: int
+
+
+class Index(msgspec.Struct, frozen=True):
+    """Everything about a checkpoint but its bytes."""
+
+    format: str
+    version: tuple[int, int]
+    requires: tuple[str, ...]
+    id: str
+    alignment: int
+    block_nbytes: int
+    partitions: tuple[PartitionEntry, ...]
+    tensors: tuple[TensorEntry, ...]
+    metadata: dict[str, str] = {}
+    provenance: dict[str, Any] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, tied ones once."""
+        return sum(e.nbytes for t in self.tensors for e in t.extents)
+
+    def blocks(self) -> Iterator[tuple[TensorEntry, Extent, int, int]]:
+        """Checksum blocks in table order: the tensor, its extent, offset in the file, length."""
+        for tensor in self.tensors:
+            for extent in tensor.extents:
+                for at in range(0, extent.nbytes, layout.BLOCK_NBYTES):
+                    nbytes = min(layout.BLOCK_NBYTES, extent.nbytes - at)
+                    yield tensor, extent, extent.offset + at, nbytes
+
+
+def encode(index: Index) -> bytes:
+    """One line for each partition and each tensor, so that ``grep`` and ``diff`` work on it."""
+    fields = []
+    for name in Index.__struct_fields__:
+        value = getattr(index, name)
+        if name in ("partitions", "tensors") and value:
+            lines = b",\n".join(map(msgspec.json.encode, value))
+            text = b"[\n" + lines + b"\n]"
+        else:
+            text = msgspec.json.encode(value, order="deterministic")
+        fields.append(msgspec.json.encode(name) + b": " + text)
+    return b"{\n" + b",\n".join(fields) + b"\n}\n"
+
+
+def decode(data: bytes, where: str) -> Index:
+    """Decode and check an index; nothing after this call has to doubt it.
+
+    Parameters
+    ----------
+    data : bytes
+        The file's content.
+    where : str
+        The file's name, for messages.
+
+    Raises
+    ------
+    UnsupportedVersionError
+        A newer major version, or a required feature that this reader does not know.
+    FormatError
+        Anything else that docs/format.md forbids.
+    """
+    if len(data) > MAX_INDEX_NBYTES:
+        raise FormatError(f"{where}: {len(data)} bytes, at most {MAX_INDEX_NBYTES} are allowed")
+    _check_version(data, where)
+    _refuse_repeated_keys(data, where)
+    try:
+        index = msgspec.json.decode(data, type=Index)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise FormatError(f"{where}: not an index: {error}") from error
+    _check_index(index, where)
+    return index
+
+
+class _Preamble(msgspec.Struct):
+    format: str = ""
+    version: tuple[int, int] = (0, 0)
+    requires: tuple[str, ...] = ()
+
+
+def _check_version(data: bytes, where: str) -> None:
+    """First of all: what a newer index holds may not even have our types."""
+    try:
+        preamble = msgspec.json.decode(data, type=_Preamble)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise FormatError(f"{where}: not an index: {error}") from error
+    if preamble.format != FORMAT_NAME:
+        raise FormatError(f"{where}: format is {preamble.format!r}, expected {FORMAT_NAME!r}")
+    major, minor = preamble.version
+    unknown = sorted(set(preamble.requires) - KNOWN_FEATURES)
+    if major > layout.MAJOR or unknown:
+        needs = f"the feature {unknown[0]!r}" if unknown else f"format {major}.{minor}"
+        raise UnsupportedVersionError(
+            f"{where}: needs {needs}, this ckptfmt reads format {layout.MAJOR}.{layout.MINOR}",
+            hint="pip install --upgrade ckptfmt",
+        )
+    if major != layout.MAJOR:
+        raise FormatError(f"{where}: format {major}.{minor} does not exist")
+
+
+def _refuse_repeated_keys(data: bytes, where: str) -> None:
+    """Decoders keep the last of two equal keys silently, and two decoders may disagree.
+
+    What comes back unchanged from decoding and encoding has no such keys: no byte was dropped. Only
+    an index that another writer spelled differently takes the slow way.
+    """
+    try:
+        if msgspec.json.format(data, indent=-1) == msgspec.json.encode(msgspec.json.decode(data)):
+            return
+        json.loads(data, object_pairs_hook=lambda pairs: _unique(pairs, where))
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{where}: not an index: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, object]], where: str) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise FormatError(f"{where}: the key {twice!r} stands twice in one object")
+    return found
+
+
+def _check_index(index: Index, where: str) -> None:
+    layout.check_alignment(index.alignment, where)
+    if index.block_nbytes != layout.BLOCK_NBYTES:
+        raise FormatError(
+            f"{where}: block_nbytes is {index.block_nbytes}, expected {layout.BLOCK_NBYTES}"
+        )
+    if len(index.id) != 32 or index.id.strip("0123456789abcdef"):
+        raise FormatError(f"{where}: id is {index.id!r}, expected 32 lower-case hex digits")
+    if len(index.tensors) > MAX_TENSORS:
+        raise FormatError(f"{where}: {len(index.tensors)} tensors, at most {MAX_TENSORS} allowed")
+    for number, partition in enumerate(index.partitions):
+        if partition.file != layout.partition_file(number):
+            raise FormatError(
+                f"{where}: partition {number} is {partition.file!r}, "
+                f"expected {layout.partition_file(number)!r}"
+            )
+    _check_names(index, where)
+    _check_extents(index, where)
+
+
+def _check_names(index: Index, where: str) -> None:
+    names = [name for tensor in index.tensors for name in tensor.names]
+    if len(names) > MAX_TENSORS:
+        raise FormatError(f"{where}: {len(names)} names, at most {MAX_TENSORS} allowed")
+    if len(set(names)) != len(names):
+        seen: set[str] = set()
+        twice = next(name for name in names if name in seen or seen.add(name))
+        raise FormatError(f"{where}: the tensor name {twice!r} stands twice")
+    if not all(tensor.names for tensor in index.tensors):
+        raise FormatError(f"{where}: a tensor has no name")
+
+
+def _check_extents(index: Index, where: str) -> None:
+    """The extents in order must tile the payloads: no gap, no overlap, no hidden byte."""
+    alignment, partitions = index.alignment, index.partitions
+    number, offset, blocks = -1, 0, 0
+    end = 0  # of the payload of partition `number`
+
+    def partition_done() -> None:
+        if number >= 0 and (offset != end or blocks == 0):
+            raise FormatError(
+                f"{where}: the tensors of {partitions[number].file} end at byte {offset}, "
+                f"its payload at {end}"
+            )
+        if number >= 0 and partitions[number].table_nbytes != layout.table_nbytes(blocks):
+            raise FormatError(
+                f"{where}: {partitions[number].file} has a table of "
+                f"{partitions[number].table_nbytes} bytes, expected {layout.table_nbytes(blocks)}"
+            )
+
+    for tensor in index.tensors:
+        expected = _tensor_nbytes(tensor, where)
+        last = len(tensor.extents) - 1
+        for i, (partition, start, nbytes) in enumerate(
+            (e.partition, e.offset, e.nbytes) for e in tensor.extents
+        ):
+            if partition != number:
+                partition_done()
+                if partition != number + 1 or partition >= len(partitions):
+                    raise FormatError(
+                        f"{where}: tensor {tensor.name!r} is in partition {partition}, "
+                        f"expected {number} or {number + 1} of {len(partitions)}"
+                    )
+                number, offset, blocks = partition, alignment, 0
+                end = alignment + partitions[number].payload_nbytes
+            if start != offset or nbytes <= 0 or nbytes > end - offset:
+                raise FormatError(
+                    f"{where}: tensor {tensor.name!r} has bytes {start}..{start + nbytes} of "
+                    f"{partitions[number].file}, expected bytes from {offset} on, "
+                    f"the payload ends at {end}"
+                )
+            offset += layout.align_up(nbytes, alignment)
+            blocks += layout.block_count(nbytes)
+            expected -= nbytes
+            if (i != last and (offset != end or nbytes % alignment or nbytes % index.block_nbytes)) or (
+                i != 0 and start != alignment
+            ):
+                raise FormatError(
+                    f"{where}: tensor {tensor.name!r} has several extents; they must end and begin "
+                    f"with their partitions, in whole blocks"
+                )
+        if expected != 0:
+            raise FormatError(
+                f"{where}: tensor {tensor.name!r} has {tensor.nbytes} bytes, "
+                f"{tensor.dtype} {list(tensor.shape)} needs {tensor.nbytes + expected}"
+            )
+    partition_done()
+    if number + 1 != len(partitions):
+        raise FormatError(f"{where}: {partitions[number + 1].file} holds no tensor")
+
+
+def _tensor_nbytes(tensor: TensorEntry, where: str) -> int:
+    dtype = DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise FormatError(
+            f"{where}: tensor {tensor.name!r} has the dtype {tensor.dtype!r}, which format 1 "
+            f"does not have"
+        )
+    shape = tensor.shape
+    if len(shape) > MAX_DIMS or (shape and min(shape) < 0):
+        raise FormatError(f"{where}: tensor {tensor.name!r} has the shape {list(shape)}")
+    if dtype.pack > 1 and (not shape or shape[-1] % dtype.pack):
+        raise FormatError(
+            f"{where}: tensor {tensor.name!r} of {dtype.name} has the shape {list(shape)}; "
+            f"its last dimension must be a multiple of {dtype.pack}"
+        )
+    nbytes = dtype.nbytes(shape)
+    if nbytes > MAX_BYTES:
+        raise FormatError(f"{where}: tensor {tensor.name!r} is larger than any file can be")
+    return nbytes

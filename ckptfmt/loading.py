@@ -1,0 +1,213 @@
+"""Loads into CPU memory: one mapping laid out as the partitions are, a region of it for each tensor."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptfmt import layout, tensors
+from ckptfmt._core import Memory, Region
+from ckptfmt.engine import Reading, Scan
+from ckptfmt.errors import OptionError, OutOfMemoryError
+from ckptfmt.read_plan import compact_addresses, plan_read
+from ckptfmt.stats import FileStrategy, LoadStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from ckptfmt.checkpoint import Checkpoint
+    from ckptfmt.engine import Progress
+    from ckptfmt.options import LoadOptions
+    from ckptfmt.partitions import Partition
+    from ckptfmt.read_plan import ReadPlan
+
+
+@dataclass(slots=True)
+class Request:
+    """What to load, and how.
+
+    Attributes
+    ----------
+    checkpoint : Checkpoint
+        Where from; its files are held open by the caller.
+    chosen : dict of str to int
+        Names, and the position of the tensor each means.
+    """
+
+    checkpoint: Checkpoint
+    chosen: dict[str, int]
+    options: LoadOptions
+    verify: bool
+    framework: str
+    progress: Progress | None
+
+    @property
+    def unique(self) -> list[int]:
+        """Positions of the chosen tensors, tied ones once, ascending."""
+        return sorted(set(self.chosen.values()))
+
+    def reading(self, plan: ReadPlan, keep: object = None, scan: Scan | None = None) -> Reading:
+        """A plan of this request, ready to run."""
+        return Reading(
+            plan, self.checkpoint.files.partitions, self.options, self.verify,
+            describer(self.checkpoint), keep, scan,
+        )  # fmt: skip
+
+
+def check_device(device: str) -> None:
+    """Refuse what would otherwise become the CPU unseen."""
+    if device != "cpu":
+        raise OptionError(f"device is {device!r}; this version loads to 'cpu'")
+
+
+def describer(checkpoint: Checkpoint) -> Callable[[int], tuple[str, Partition, int, int]]:
+    """A function from a block's number to what a person needs to know of it."""
+
+    def describe(block: int) -> tuple[str, Partition, int, int]:
+        extents = checkpoint.extents
+        i = int(np.searchsorted(extents.first_block, block, side="right")) - 1
+        at = (block - int(extents.first_block[i])) * layout.BLOCK_NBYTES
+        nbytes = min(layout.BLOCK_NBYTES, int(extents.nbytes[i]) - at)
+        name = checkpoint.index.tensors[int(extents.tensor[i])].name
+        partition = checkpoint.files.partitions[int(extents.partition[i])]
+        return name, partition, int(extents.offset[i]) + at, nbytes
+
+    return describe
+
+
+def read_regions(request: Request) -> tuple[dict[int, Region | None], LoadStats]:
+    """Read the chosen tensors into a mapping of their own; a region for each position."""
+    return _read_positions(request, request.unique)
+
+
+def _read_positions(
+    request: Request, positions: Sequence[int]
+) -> tuple[dict[int, Region | None], LoadStats]:
+    checkpoint = request.checkpoint
+    extents = checkpoint.extents
+    mine = extents.of_tensors(positions)
+    regions: dict[int, Region | None] = dict.fromkeys(positions)
+    if not len(mine):
+        return regions, LoadStats(engine="none: nothing to read")
+    addresses = compact_addresses(extents, mine)
+    total = int(addresses[-1] + extents.span[mine[-1]])
+    memory = allocate(total)
+    plan = plan_read(
+        extents, mine, addresses + memory.address, checkpoint.files.crcs,
+        op_nbytes=request.options.op_nbytes,
+    )  # fmt: skip
+    stats = request.reading(plan, memory).run(request.progress)
+    _cut_regions(regions, memory, extents.tensor[mine], addresses, extents.nbytes[mine], total)
+    return regions, replace(stats, huge_pages=memory.huge_pages)
+
+
+def _cut_regions(
+    regions: dict[int, Region | None],
+    memory: Memory,
+    tensor: npt.NDArray[np.int64],
+    addresses: npt.NDArray[np.int64],
+    nbytes: npt.NDArray[np.int64],
+    total: int,
+) -> None:
+    """One region for each tensor; the extents of a large one stand next to each other."""
+    first = np.flatnonzero(np.diff(tensor, prepend=-1))
+    starts = addresses[first]
+    spans = np.diff(starts, append=total)
+    sizes = np.add.reduceat(nbytes, first)
+    for position, start, size, span in zip(
+        tensor[first].tolist(), starts.tolist(), sizes.tolist(), spans.tolist(), strict=True
+    ):
+        regions[position] = memory.region(start, size, span)
+
+
+def allocate(nbytes: int) -> Memory:
+    """Memory for tensors, or an error that says how much was wanted."""
+    try:
+        return Memory(nbytes)
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            str(error), hint="load by names, use stream(), or mmap=True"
+        ) from error
+
+
+def assemble(request: Request, regions: dict[int, Region | None]) -> dict[str, Any]:
+    """Tensors by name; tied names share memory."""
+    make = tensors.maker(request.framework)
+    entries = request.checkpoint.index.tensors
+    made: dict[int, Any] = {}
+    found: dict[str, Any] = {}
+    for name, position in request.chosen.items():
+        if position in made:
+            found[name] = tensors.alias(made[position])
+        else:
+            found[name] = made[position] = make(entries[position], regions.pop(position))
+    return found
+
+
+def read_tensors(request: Request) -> tuple[dict[str, Any], LoadStats]:
+    """Load by reading."""
+    entries = request.checkpoint.index.tensors
+    tensors.check_framework(request.framework, [entries[p] for p in request.unique])
+    began = time.perf_counter()
+    regions, stats = read_regions(request)
+    found = assemble(request, regions)
+    return found, replace(stats, seconds=time.perf_counter() - began)
+
+
+def map_tensors(request: Request) -> tuple[dict[str, Any], LoadStats]:
+    """Load by mapping; a tensor that spans partitions cannot be mapped in one piece and is read."""
+    checkpoint = request.checkpoint
+    entries = checkpoint.index.tensors
+    tensors.check_framework(request.framework, [entries[p] for p in request.unique])
+    began = time.perf_counter()
+    spanning = [p for p in request.unique if len(entries[p].extents) > 1]
+    regions, stats = _read_positions(request, spanning)
+    files = dict(stats.files)
+    maps: dict[int, Memory] = {}
+    for position in request.unique:
+        if len(entries[position].extents) != 1:
+            regions.setdefault(position, None)
+            continue
+        extent = entries[position].extents[0]
+        partition = checkpoint.files.partitions[extent.partition]
+        memory = maps.get(extent.partition)
+        if memory is None:
+            memory = maps[extent.partition] = Memory(partition.file_nbytes, fd=partition.fd)
+        span = layout.align_up(extent.nbytes, checkpoint.index.alignment)
+        regions[position] = memory.region(extent.offset, extent.nbytes, span)
+        name = os.path.basename(partition.path)
+        before = files.get(name, FileStrategy(reason="mapped"))
+        files[name] = replace(before, mapped_nbytes=before.mapped_nbytes + extent.nbytes)
+    if request.verify:
+        stats = verify_chosen(request, [p for p in request.unique if p not in set(spanning)])
+    found = assemble(request, regions)
+    if request.progress is not None:
+        request.progress(stats.read_nbytes, stats.read_nbytes)
+    engine = f"mmap, verified by {stats.engine}" if request.verify else "mmap"
+    return found, replace(
+        stats, engine=engine, files=files, seconds=time.perf_counter() - began, staging="none: mapped"
+    )
+
+
+def verify_chosen(request: Request, positions: Sequence[int]) -> LoadStats:
+    """Read some tensors only to compare their checksums, or raise for the first that differs."""
+    extents = request.checkpoint.extents
+    mine = extents.of_tensors(positions)
+    plan = plan_read(
+        extents, mine, compact_addresses(extents, mine), request.checkpoint.files.crcs,
+        op_nbytes=request.options.op_nbytes,
+    )  # fmt: skip
+    scan = Scan.of(plan)
+    reading = request.reading(plan, scan=scan)
+    stats = reading.run(request.progress)
+    wrong = np.flatnonzero(scan.found != plan.blocks["crc"])
+    if len(wrong):
+        first = int(wrong[0])
+        raise reading.checksum_error(int(plan.block_ids[first]), int(scan.found[first]))
+    return stats

@@ -1,0 +1,127 @@
+"""How to convert and how to load: two frozen records. An argument beats the environment beats the default."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from typing import Literal, cast
+
+from ckptfmt import dtypes, layout
+from ckptfmt.errors import OptionError
+from ckptfmt.units import parse_nbytes
+
+DEFAULT_PARTITION_NBYTES = 4000 << 20  # a FAT file system holds files below 4 GiB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertOptions:
+    """How to convert.
+
+    Attributes
+    ----------
+    dtype : str
+        Cast floating tensors of 16 bits and more: ``keep``, ``bf16``, ``fp16`` or ``fp32``.
+    alignment : int
+        Bytes; a power of two from 4 KiB to 2 MiB.
+    partition_nbytes : int
+        Limit of a partition's file.
+    include, exclude : tuple of str
+        Glob patterns on tensor names. With `include`, only names that match one are taken.
+    workers : int
+        Threads that read, cast and write.
+    force : bool
+        Replace a checkpoint that is there; begin anew where an unfinished conversion is.
+    resume : bool
+        Go on with an unfinished conversion of the same source with the same options.
+    """
+
+    dtype: str = "keep"
+    alignment: int = layout.MIN_ALIGNMENT
+    partition_nbytes: int = DEFAULT_PARTITION_NBYTES
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    workers: int = 4
+    force: bool = False
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        dtypes.cast_target(self.dtype)
+        alignment = self.alignment
+        low, high = layout.MIN_ALIGNMENT, layout.MAX_ALIGNMENT
+        if not low <= alignment <= high or alignment & (alignment - 1):
+            raise OptionError(
+                f"alignment {alignment} is no power of two from {low} to {high}",
+                hint="4KiB serves every disk; 2MiB makes each tensor start on a huge page",
+            )
+        if self.workers < 1:
+            raise OptionError(f"workers is {self.workers}, expected at least 1")
+
+    def content(self) -> dict[str, object]:
+        """The options that decide what is written, for provenance and for ``--resume``."""
+        return {
+            "dtype": self.dtype,
+            "alignment": self.alignment,
+            "partition_nbytes": self.partition_nbytes,
+            "include": list(self.include),
+            "exclude": list(self.exclude),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How to read. Every field may also be set by ``CKPTFMT_<NAME>`` in the environment.
+
+    Attributes
+    ----------
+    io : str
+        ``auto`` (io_uring where the system permits it), ``io_uring`` or ``pread``.
+    reads : str
+        ``auto`` (direct for what is not in the page cache), ``direct`` or ``buffered``.
+    threads : int
+        Workers; 0 chooses by the processors at hand.
+    depth : int
+        Direct reads in flight for each worker with io_uring.
+    op_nbytes : int
+        Bytes of one read; a multiple of 1 MiB, at most 7 MiB: with the block that may be added, a
+        read in flight stays within 8 MiB.
+    """
+
+    io: Literal["auto", "io_uring", "pread"] = "auto"
+    reads: Literal["auto", "direct", "buffered"] = "auto"
+    threads: int = 0
+    depth: int = 8
+    op_nbytes: int = 4 << 20
+
+    def __post_init__(self) -> None:
+        _one_of("io", self.io, ("auto", "io_uring", "pread"))
+        _one_of("reads", self.reads, ("auto", "direct", "buffered"))
+        _in_range("threads", self.threads, 0, 256)
+        _in_range("depth", self.depth, 1, 256)
+        _in_range("op_nbytes", self.op_nbytes, layout.BLOCK_NBYTES, 7 * layout.BLOCK_NBYTES)
+        if self.op_nbytes % layout.BLOCK_NBYTES:
+            raise OptionError(f"op_nbytes is {self.op_nbytes}, expected a multiple of 1 MiB")
+
+    @classmethod
+    def from_environment(cls) -> LoadOptions:
+        """The defaults, with what ``CKPTFMT_*`` variables say."""
+        given: dict[str, str | int] = {}
+        for field in fields(cls):
+            variable = f"CKPTFMT_{field.name.upper()}"
+            text = os.environ.get(variable, "")
+            if not text:
+                continue
+            try:
+                given[field.name] = text if isinstance(field.default, str) else parse_nbytes(text)
+            except OptionError as error:
+                raise OptionError(f"{variable}: {error}", hint=error.hint) from error
+        return cls(**cast("dict[str, int]", given))  # type: ignore[arg-type]
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise OptionError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+
+
+def _in_range(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise OptionError(f"{name} is {value}, expected {low} to {high}")

@@ -1,0 +1,282 @@
+"""The opened files of a checkpoint: its folder and every partition, checked and held.
+
+A folder that is replaced while it is open keeps serving its old bytes: everything is opened at once,
+relative to the folder, and never by path again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import mmap
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptfmt import _core, layout
+from ckptfmt import index as index_module
+from ckptfmt.errors import FileError, FormatError, NotFoundError
+from ckptfmt.layout import Header
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from ckptfmt.index import Index
+
+SECTOR = 4096
+
+
+@dataclass(slots=True)
+class Partition:
+    """One open partition.
+
+    Attributes
+    ----------
+    path : str
+        For messages; never opened again.
+    fd : int
+        Reads through the page cache.
+    direct_fd : int
+        Reads past it, or -1.
+    no_direct_reason : str
+        Why there are no direct reads; empty if there are.
+    file_nbytes : int
+        Size of the file.
+    """
+
+    path: str
+    fd: int
+    direct_fd: int
+    no_direct_reason: str
+    file_nbytes: int
+
+    @classmethod
+    def open(cls, dir_fd: int, folder: str, file: str) -> Partition:
+        """Open for both kinds of reads; direct ones are tried, not guessed from the file system."""
+        path = os.path.join(folder, file)
+        fd = open_file(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd, path)
+        try:
+            size = os.fstat(fd).st_size
+            direct_fd, reason = _open_direct(dir_fd, file, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(path, fd, direct_fd, reason, size)
+
+    def read(self, offset: int, nbytes: int) -> memoryview:
+        """Read some bytes of metadata, past the page cache if possible: no read-ahead is caused."""
+        start = offset - offset % SECTOR
+        buffer = mmap.mmap(-1, max(layout.align_up(offset + nbytes - start, SECTOR), SECTOR))
+        fd = self.direct_fd if self.direct_fd >= 0 else self.fd
+        view = memoryview(buffer)
+        try:
+            filled = read_into(fd, view, start)
+        except OSError as error:
+            raise FileError(error.errno or errno.EIO, "cannot be read", self.path) from error
+        return view[offset - start : min(filled, offset - start + nbytes)]
+
+    def close(self) -> None:
+        for name in ("fd", "direct_fd"):
+            fd = getattr(self, name)
+            setattr(self, name, -1)
+            if fd >= 0:
+                os.close(fd)
+
+
+def read_into(fd: int, view: memoryview, offset: int) -> int:
+    """Fill `view` from `offset` on; fewer bytes only at the end of the file.
+
+    A direct read that comes up short ends inside a sector only at the file's end.
+    """
+    filled = 0
+    while filled < len(view):
+        got = os.preadv(fd, [view[filled:]], offset + filled)
+        filled += got
+        if got == 0 or filled % SECTOR:
+            break
+    return filled
+
+
+def _open_direct(dir_fd: int, file: str, fd: int) -> tuple[int, str]:
+    try:
+        alignment = _core.dio_alignment(fd)
+    except OSError:
+        alignment = None  # a kernel or container without statx: the probing read tells
+    if alignment is not None:
+        if alignment[1] == 0:
+            return -1, "the file system has no direct reads"
+        if max(alignment) > SECTOR:
+            return -1, f"direct reads here need an alignment of {max(alignment)}"
+    try:
+        direct_fd = os.open(file, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC, dir_fd=dir_fd)
+    except OSError as error:
+        return -1, f"O_DIRECT refused: {error.strerror}"
+    try:
+        if not os.path.samestat(os.fstat(direct_fd), os.fstat(fd)):
+            raise FormatError(f"{file}: was replaced while it was being opened", hint="try again")
+        os.preadv(direct_fd, [mmap.mmap(-1, SECTOR)], 0)
+    except OSError as error:
+        os.close(direct_fd)
+        return -1, f"a direct read was refused: {error.strerror}"
+    except BaseException:
+        os.close(direct_fd)
+        raise
+    return direct_fd, ""
+
+
+def open_file(file: str, flags: int, dir_fd: int, path: str) -> int:
+    """Open below a folder; a missing file is named as the checkpoint's gap that it is."""
+    try:
+        return os.open(file, flags, dir_fd=dir_fd)
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            errno.ENOENT, "a file of this checkpoint is missing", path,
+            hint="copy the checkpoint again; ckptfmt verify lists what else is wrong",
+        ) from error  # fmt: skip
+    except OSError as error:
+        hint = "raise the limit: ulimit -n" if error.errno == errno.EMFILE else None
+        raise FileError(error.errno or errno.EIO, "cannot be opened", path, hint=hint) from error
+
+
+class CheckpointFiles:
+    """A checkpoint's folder, its index and its partitions, open and checked.
+
+    Attributes
+    ----------
+    path : str
+        As given.
+    dir_fd : int
+        The folder.
+    index : Index
+        Validated.
+    partitions : list of Partition
+        In order.
+    crcs : uint32 array
+        Checksums of all blocks, in table order over the partitions.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.dir_fd = open_folder(self.path)
+        self.partitions: list[Partition] = []
+        try:
+            data, sums = read_index(self.dir_fd, self.path)
+            where = os.path.join(self.path, layout.INDEX_FILE)
+            check_index_sum(data, sums, where)
+            self.index: Index = index_module.decode(data, where)
+            self.crcs = self._open_partitions()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_partitions(self) -> npt.NDArray[np.uint32]:
+        import numpy as np  # noqa: PLC0415
+
+        tables = []
+        for number, entry in enumerate(self.index.partitions):
+            partition = Partition.open(self.dir_fd, self.path, entry.file)
+            self.partitions.append(partition)
+            tables.append(check_partition(partition, expected_header(self.index, number)))
+        return np.concatenate(tables) if tables else np.zeros(0, np.uint32)
+
+    def close(self) -> None:
+        """Close everything. Safe to call twice."""
+        for partition in self.partitions:
+            partition.close()
+        fd, self.dir_fd = self.dir_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def read_small(dir_fd: int, folder: str, file: str) -> bytes:
+    """Read a whole file of the folder that may not be larger than an index."""
+    path, limit = os.path.join(folder, file), index_module.MAX_INDEX_NBYTES
+    fd = open_file(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd, path)
+    try:
+        with os.fdopen(fd, "rb") as stream:
+            data = stream.read(limit + 1)
+    except OSError as error:
+        raise FileError(error.errno or errno.EIO, "cannot be read", path) from error
+    if len(data) > limit:
+        raise FormatError(f"{path}: more than the {limit} bytes that are allowed")
+    return data
+
+
+def read_index(dir_fd: int, folder: str) -> tuple[bytes, bytes]:
+    """The bytes of the index and of the list of sums, unchecked."""
+    try:
+        data = read_small(dir_fd, folder, layout.INDEX_FILE)
+    except NotFoundError:
+        raise _not_a_checkpoint(folder, dir_fd) from None
+    return data, read_small(dir_fd, folder, layout.SUMS_FILE)
+
+
+def check_index_sum(data: bytes, sums: bytes, where: str) -> None:
+    """Compare the index with its line in the list of sums."""
+    digest = hashlib.sha256(data).hexdigest()
+    if f"{digest}  {layout.INDEX_FILE}".encode() not in sums.split(b"\n"):
+        raise FormatError(
+            f"{where}: its SHA-256 is {digest}, {layout.SUMS_FILE} says otherwise",
+            hint="the index or the list of sums is damaged or was edited: copy them again",
+        )
+
+
+def expected_header(index: Index, number: int) -> Header:
+    """What the header of a partition must be by the index."""
+    entry = index.partitions[number]
+    return Header(
+        index.alignment, bytes.fromhex(index.id), number, len(index.partitions),
+        entry.payload_nbytes, entry.table_nbytes,
+    )  # fmt: skip
+
+
+def check_partition(partition: Partition, expected: Header) -> npt.NDArray[np.uint32]:
+    """Compare a partition's size and header with what the index says; return its checksums."""
+    path, found_nbytes = partition.path, partition.file_nbytes
+    if found_nbytes != expected.file_nbytes:
+        raise FormatError(
+            f"{path}: {found_nbytes} bytes, the index says {expected.file_nbytes}",
+            hint="the file was cut short or replaced: copy it again"
+            if found_nbytes < expected.file_nbytes
+            else "the file belongs to another checkpoint: copy it again",
+        )
+    header = Header.unpack(partition.read(0, layout.HEADER_NBYTES), path)
+    if header.checkpoint_id != expected.checkpoint_id:
+        raise FormatError(
+            f"{path}: belongs to checkpoint {header.checkpoint_id.hex()}, "
+            f"the index is of {expected.checkpoint_id.hex()}",
+            hint="files of two checkpoints are mixed: copy the folder again as a whole",
+        )
+    if header != expected:
+        raise FormatError(f"{path}: the header is {header}, expected {expected}")
+    table = partition.read(expected.alignment + expected.payload_nbytes, expected.table_nbytes)
+    if len(table) != expected.table_nbytes:
+        raise FormatError(f"{path}: the checksum table ends early")
+    return layout.unpack_table(table, path)
+
+
+def open_folder(path: str) -> int:
+    """Open a checkpoint's folder; what is not there or no folder is named as such."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        hint = None
+        if os.path.isdir(path + ".partial"):
+            hint = "a conversion to it has not finished: ckptfmt convert --resume goes on with it"
+        elif os.path.isdir(path + ".old"):
+            hint = f"replacing it was interrupted: mv {path}.old {path} brings the old one back"
+        raise NotFoundError(errno.ENOENT, "no such checkpoint", path, hint=hint) from error
+    except NotADirectoryError as error:
+        raise FormatError(
+            f"{path}: not a folder; a checkpoint is the folder that holds {layout.INDEX_FILE}"
+        ) from error
+    except OSError as error:
+        raise FileError(error.errno or errno.EIO, "cannot be opened", path) from error
+
+
+def _not_a_checkpoint(path: str, dir_fd: int) -> FormatError:
+    names = os.listdir(dir_fd)
+    weights = [n for n in names if n.endswith((".safetensors", ".bin", ".pt", ".pth"))]
+    hint = f"convert it first: ckptfmt convert {path} {path.rstrip('/')}.ckpt" if weights else None
+    return FormatError(f"{path}: not a ckptfmt checkpoint: no {layout.INDEX_FILE} in it", hint=hint)

@@ -1,0 +1,180 @@
+"""What to read, in which pieces, to where: the read plan. Pure; arrays, so that 100,000 tensors are quick.
+
+A plan is made of blocks (the units of checksums) grouped into ops (the units of reading). Blocks that
+follow each other both in the file and in memory share an op, padding included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ckptfmt.layout import BLOCK_NBYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from ckptfmt.index import Index
+
+#: As ``struct ReadOp`` and ``struct Block`` in ``_core.pyx``.
+OP_DTYPE = np.dtype([
+    ("offset", "<i8"), ("address", "<i8"), ("nbytes", "<i8"), ("room", "<i8"),
+    ("file", "<i4"), ("n_blocks", "<i4"), ("first_block", "<i8"),
+])  # fmt: skip
+BLOCK_DTYPE = np.dtype([("start", "<i8"), ("nbytes", "<u4"), ("crc", "<u4")])
+
+#: Padding above this is not read along (alignments of 2 MiB around small tensors).
+MAX_GAP = 64 << 10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extents:
+    """The index's extents as columns, in order of position.
+
+    Attributes
+    ----------
+    tensor, partition, offset, nbytes : int64 arrays
+        One element for each extent.
+    first_block : int64 array
+        Its first block, counted over the whole checkpoint.
+    span : int64 array
+        Its bytes with padding.
+    """
+
+    tensor: npt.NDArray[np.int64]
+    partition: npt.NDArray[np.int64]
+    offset: npt.NDArray[np.int64]
+    nbytes: npt.NDArray[np.int64]
+    first_block: npt.NDArray[np.int64]
+    span: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, index: Index) -> Extents:
+        """Read the columns off an index."""
+        rows = [
+            (position, e.partition, e.offset, e.nbytes)
+            for position, tensor in enumerate(index.tensors)
+            for e in tensor.extents
+        ]
+        table = np.array(rows, np.int64).reshape(-1, 4)
+        tensor, partition, offset, nbytes = (np.ascontiguousarray(c) for c in table.T)
+        blocks = -(-nbytes // BLOCK_NBYTES)
+        first_block = np.cumsum(blocks) - blocks
+        span = -(-nbytes // index.alignment) * index.alignment
+        return cls(tensor, partition, offset, nbytes, first_block, span)
+
+    def of_tensors(self, tensors: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Positions of the extents of some tensors, in order."""
+        wanted = np.zeros(int(self.tensor[-1]) + 1 if len(self.tensor) else 0, bool)
+        chosen = np.asarray(tensors, np.int64)
+        wanted[chosen[chosen < len(wanted)]] = True  # tensors past the last extent are empty
+        return np.flatnonzero(wanted[self.tensor])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadPlan:
+    """Ops and their blocks, ready for the engine.
+
+    Attributes
+    ----------
+    ops : array of OP_DTYPE
+        In file order. ``address`` is whatever the caller's addresses are relative to.
+    blocks : array of BLOCK_DTYPE
+        ``ops[i]`` has ``blocks[first_block : first_block + n_blocks]``.
+    block_ids : int64 array
+        For each block its number in the whole checkpoint.
+    """
+
+    ops: npt.NDArray[np.void]
+    blocks: npt.NDArray[np.void]
+    block_ids: npt.NDArray[np.int64]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that will be read, padding between tensors included."""
+        return int(self.ops["nbytes"].sum())
+
+
+def compact_addresses(extents: Extents, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Addresses from 0 on that put the chosen extents next to each other, padding kept."""
+    span = extents.span[chosen]
+    return np.cumsum(span) - span
+
+
+def plan_read(
+    extents: Extents,
+    chosen: npt.NDArray[np.int64],
+    addresses: npt.NDArray[np.int64],
+    crcs: npt.NDArray[np.uint32],
+    *,
+    op_nbytes: int,
+    room: npt.NDArray[np.int64] | None = None,
+    padding: bool = False,
+) -> ReadPlan:
+    """Plan the reads of the chosen extents. Opens nothing.
+
+    Parameters
+    ----------
+    extents : Extents
+        Of the whole checkpoint.
+    chosen : int64 array, shape (n,)
+        Positions of extents, ascending.
+    addresses : int64 array, shape (n,)
+        Where the first byte of each goes.
+    crcs : uint32 array
+        Of all blocks of the checkpoint.
+    op_nbytes : int
+        Bytes of an op, give or take a block; a multiple of the block.
+    room : int64 array, shape (n,), optional
+        Bytes that may be written for each extent; its padded span if not given.
+    padding : bool
+        Read (and have the engine look at) the padding after the last block of each op too.
+    """
+    nbytes, offset = extents.nbytes[chosen], extents.offset[chosen]
+    room = extents.span[chosen] if room is None else room
+    counts = -(-nbytes // BLOCK_NBYTES)
+    owner = np.repeat(np.arange(len(chosen)), counts)
+    within = (np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)) * BLOCK_NBYTES
+
+    block_nbytes = np.minimum(nbytes[owner] - within, BLOCK_NBYTES)
+    block_offset = offset[owner] + within
+    block_address = addresses[owner] + within
+    is_last = within + block_nbytes == nbytes[owner]
+    block_end = block_offset + np.where(is_last, room[owner] - within, BLOCK_NBYTES)
+    gap = block_end - block_offset - block_nbytes
+    file = extents.partition[chosen][owner]
+
+    # A run ends where the next block does not follow directly, in the file or in memory, or where
+    # the padding between is worth leaving out.
+    new_run = np.ones(len(owner), bool)
+    new_run[1:] = (
+        (file[1:] != file[:-1])
+        | (block_offset[1:] != block_end[:-1])
+        | (np.diff(block_address) != np.diff(block_offset))
+        | ((gap[:-1] > MAX_GAP) & (not padding))
+    )
+    run = np.cumsum(new_run) - 1
+    run_offset = block_offset[new_run]
+    step = (block_offset - run_offset[run]) // op_nbytes if len(run) else run
+    new_op = new_run.copy()
+    new_op[1:] |= step[1:] != step[:-1]
+
+    first = np.flatnonzero(new_op)
+    last = np.append(first[1:], len(owner)) - 1 if len(first) else first
+    ops = np.zeros(len(first), OP_DTYPE)
+    ops["offset"], ops["address"] = block_offset[first], block_address[first]
+    ops["room"] = block_end[last] - block_offset[first]
+    end = block_end[last] if padding else block_offset[last] + block_nbytes[last]
+    ops["nbytes"] = end - block_offset[first]
+    ops["file"], ops["first_block"], ops["n_blocks"] = file[first], first, last - first + 1
+
+    block_ids = extents.first_block[chosen][owner] + within // BLOCK_NBYTES
+    blocks = np.zeros(len(owner), BLOCK_DTYPE)
+    blocks["start"] = block_offset - block_offset[first][np.cumsum(new_op) - 1]
+    blocks["nbytes"] = block_nbytes
+    blocks["crc"] = crcs[block_ids]
+    return ReadPlan(ops, blocks, block_ids)

@@ -1,0 +1,102 @@
+"""What ``inspect`` shows: a table of tensors, a tree of modules with sizes, or plain values for JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ckptfmt.units import format_nbytes
+
+if TYPE_CHECKING:
+    from ckptfmt.index import Index
+
+
+def to_dict(index: Index) -> dict[str, Any]:
+    """The index as plain values, with sizes summed up."""
+    return {
+        "format": index.format,
+        "version": list(index.version),
+        "id": index.id,
+        "alignment": index.alignment,
+        "nbytes": index.nbytes,
+        "dtypes": dtype_sums(index),
+        "partitions": [
+            {"file": p.file, "payload_nbytes": p.payload_nbytes} for p in index.partitions
+        ],
+        "tensors": [
+            {
+                "names": list(t.names), "dtype": t.dtype, "shape": list(t.shape), "nbytes": t.nbytes,
+                "extents": [[e.partition, e.offset, e.nbytes] for e in t.extents],
+            }
+            for t in index.tensors
+        ],
+        "metadata": index.metadata,
+        "provenance": index.provenance,
+    }  # fmt: skip
+
+
+def dtype_sums(index: Index) -> dict[str, dict[str, int]]:
+    """Tensors and bytes of each dtype."""
+    sums: dict[str, dict[str, int]] = {}
+    for tensor in index.tensors:
+        entry = sums.setdefault(tensor.dtype, {"tensors": 0, "nbytes": 0})
+        entry["tensors"] += 1
+        entry["nbytes"] += tensor.nbytes
+    return sums
+
+
+def summary(path: str, index: Index) -> list[tuple[str, str]]:
+    """Label and text of the lines above the table."""
+    source = index.provenance.get("source", {})
+    options = index.provenance.get("options", {})
+    dtypes = ", ".join(
+        f"{name} {format_nbytes(entry['nbytes'])} in {entry['tensors']}"
+        for name, entry in dtype_sums(index).items()
+    )
+    partitions = [p.payload_nbytes for p in index.partitions]
+    return [
+        ("checkpoint", path),
+        ("id", index.id),
+        ("format", f"{index.version[0]}.{index.version[1]}, alignment {index.alignment}"),
+        ("tensors", f"{len(index.tensors)}, {format_nbytes(index.nbytes)}"),
+        ("dtypes", dtypes or "-"),
+        ("partitions", f"{len(partitions)}, {format_nbytes(sum(partitions))}"),
+        ("source", f"{source.get('name') or source.get('kind', '-')} ({source.get('kind', '-')})"),
+        ("converted by", f"{index.provenance.get('tool', '-')}, dtype {options.get('dtype', '-')}"),
+    ]
+
+
+def tensor_rows(index: Index) -> list[tuple[str, str, str, str, str]]:
+    """Name, dtype, shape, size and place of each tensor."""
+    rows = []
+    for tensor in index.tensors:
+        name = " = ".join(tensor.names)
+        shape = "×".join(map(str, tensor.shape)) or "scalar"
+        places = [f"{e.partition}:{e.offset}" for e in tensor.extents]
+        rows.append((name, tensor.dtype, shape, format_nbytes(tensor.nbytes), ", ".join(places) or "-"))
+    return rows
+
+
+@dataclass(slots=True)
+class Node:
+    """One module of the tree: its own name, and everything below it."""
+
+    name: str
+    nbytes: int = 0
+    tensors: int = 0
+    children: dict[str, Node] = field(default_factory=dict)
+
+
+def module_tree(index: Index) -> Node:
+    """Tensor names cut at their dots; tied tensors count where they are named first."""
+    root = Node("")
+    for tensor in index.tensors:
+        for i, name in enumerate(tensor.names):
+            node = root
+            for part in (None, *name.split(".")):
+                if part is not None:
+                    node = node.children.setdefault(part, Node(part))
+                if i == 0:
+                    node.nbytes += tensor.nbytes
+                    node.tensors += 1
+    return root

@@ -1,0 +1,120 @@
+"""safetensors files, single or sharded.
+
+The library opens each file, which validates its header; the byte ranges, which the library keeps to
+itself, are then read from the same header.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ckptfmt.dtypes import DTYPES
+from ckptfmt.errors import FileError, SourceError
+from ckptfmt.sources.base import Description, SourceFile
+from ckptfmt.write_plan import TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class _Tensor(msgspec.Struct):
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
+
+
+class SafetensorsSource:
+    """Tensors of one or several safetensors files, in the order they lie in them.
+
+    Parameters
+    ----------
+    folder : str
+        Where the files are.
+    files : sequence of str
+        Their names below it.
+    """
+
+    def __init__(self, folder: str, files: Sequence[str]) -> None:
+        self.tensors: list[TensorSpec] = []
+        self.description = Description("safetensors")
+        self._fds: list[int] = []
+        self._paths: list[str] = []
+        self._where: list[tuple[int, int]] = []  # of each tensor: file, offset
+        seen: dict[str, str] = {}
+        try:
+            for file in files:
+                self._add(folder, file, seen)
+        except BaseException:
+            self.close()
+            raise
+
+    def _add(self, folder: str, file: str, seen: dict[str, str]) -> None:
+        path = os.path.join(folder, file)
+        header, data_start = _read_header(path)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        number = len(self._fds)
+        self._fds.append(fd)
+        self._paths.append(path)
+        status = os.fstat(fd)
+        self.description.files.append(SourceFile(file, status.st_size, status.st_mtime_ns))
+        metadata = msgspec.json.decode(header.pop("__metadata__", b"null"), type=dict[str, str] | None)
+        self.description.metadata.update(metadata or {})
+        found = msgspec.json.decode(msgspec.json.encode(header), type=dict[str, _Tensor])
+        for name, tensor in sorted(found.items(), key=lambda item: item[1].data_offsets):
+            if name in seen:
+                raise SourceError(
+                    f"{path}: tensor {name!r} is also in {seen[name]}",
+                    hint="the folder mixes two checkpoints; convert one file at a time",
+                )
+            if tensor.dtype not in DTYPES:
+                raise SourceError(f"{path}: tensor {name!r} has the unknown dtype {tensor.dtype!r}")
+            seen[name] = file
+            self.tensors.append(TensorSpec((name,), tensor.dtype, tensor.shape))
+            self._where.append((number, data_start + tensor.data_offsets[0]))
+
+    def read_into(self, tensor: int, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` from byte `start` of a tensor on."""
+        number, offset = self._where[tensor]
+        filled = 0
+        while filled < len(buffer):
+            try:
+                got = os.preadv(self._fds[number], [buffer[filled:]], offset + start + filled)
+            except OSError as error:
+                raise FileError(
+                    error.errno or errno.EIO, "cannot be read", self._paths[number]
+                ) from error
+            if got == 0:
+                raise SourceError(
+                    f"{self._paths[number]}: ends inside tensor {self.tensors[tensor].names[0]!r}",
+                    hint="the file changed while it was being converted",
+                )
+            filled += got
+
+    def close(self) -> None:
+        """Close the files."""
+        while self._fds:
+            os.close(self._fds.pop())
+
+
+def _read_header(path: str) -> tuple[dict[str, msgspec.Raw], int]:
+    import safetensors  # noqa: PLC0415
+
+    try:
+        with safetensors.safe_open(path, framework="numpy"):
+            pass
+        with open(path, "rb") as stream:
+            (nbytes,) = struct.unpack("<Q", stream.read(8))
+            data = stream.read(nbytes)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise SourceError(
+            f"{path}: not a valid safetensors file: {error}",
+            hint="an interrupted download leaves such files: fetch it again",
+        ) from error
+    except OSError as error:
+        raise FileError(error.errno or errno.EIO, "cannot be read", path) from error
+    return msgspec.json.decode(data, type=dict[str, msgspec.Raw]), 8 + nbytes

@@ -1,0 +1,78 @@
+"""``.bin``, ``.pt`` and ``.pth`` files: zip archives, read by ``torch.load(weights_only=True, mmap=True)``.
+
+No pickle is ever run: torch's restricted unpickler refuses anything but tensors and plain containers,
+and the old kind without a zip, which cannot be mapped, is refused here.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+from ckptfmt import dtypes
+from ckptfmt.errors import SourceError
+from ckptfmt.sources.base import SourceFile
+from ckptfmt.sources.torch_tensors import TorchTensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+#: Keys under which training scripts keep the state dict.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+
+
+class TorchZipSource(TorchTensors):
+    """Tensors of one or several torch files; ties within a file are kept.
+
+    Parameters
+    ----------
+    folder : str
+        Where the files are.
+    files : sequence of str
+        Their names below it.
+    """
+
+    def __init__(self, folder: str, files: Sequence[str]) -> None:
+        tensors: dict[str, Any] = {}
+        found: list[SourceFile] = []
+        for file in files:
+            path = os.path.join(folder, file)
+            for name, tensor in _load(path).items():
+                if name in tensors:
+                    raise SourceError(
+                        f"{path}: tensor {name!r} is also in another file",
+                        hint="the folder mixes two checkpoints; convert one file at a time",
+                    )
+                tensors[name] = tensor
+            status = os.stat(path)
+            found.append(SourceFile(file, status.st_size, status.st_mtime_ns))
+        super().__init__(tensors, kind="torch", where=folder)
+        self.description.files = found
+
+
+def _load(path: str) -> Mapping[str, Any]:
+    torch = dtypes.import_torch()
+    if not zipfile.is_zipfile(path):
+        raise SourceError(
+            f"{path}: not a zip archive; it was saved in torch's old format or is cut short",
+            hint="if you trust it: torch.save(torch.load(path, weights_only=True), path) once",
+        )
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SourceError(
+            f"{path}: cannot be read as weights alone: {reason}",
+            hint="it holds other objects than tensors; ckptfmt runs no code from a checkpoint. "
+            "Save the state dict alone",
+        ) from error
+    if isinstance(found, dict) and not any(hasattr(v, "untyped_storage") for v in found.values()):
+        for key in WRAPPERS:
+            if isinstance(found.get(key), dict):
+                found = found[key]
+                break
+    if not isinstance(found, dict):
+        raise SourceError(f"{path}: holds a {type(found).__name__}, expected a dict of tensors")
+    return found

@@ -1,0 +1,142 @@
+"""Tensors one after the other, the next ones being read meanwhile, in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ckptfmt import layout, loading, tensors
+from ckptfmt.errors import OptionError
+from ckptfmt.stats import LoadStats
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptfmt.dtypes import Dtype
+
+#: Read-ahead while casting.
+CAST_NBYTES = 256 << 20
+
+
+class _AbandonedError(Exception):
+    """The consumer went away: stop reading for it."""
+
+
+def _batches(request: loading.Request, max_nbytes: int) -> Iterator[dict[str, int]]:
+    """Cut the chosen names into batches: one is handed out while the next is read, half each."""
+    index = request.checkpoint.index
+    batch: dict[str, int] = {}
+    nbytes, last = 0, -1
+    for name, position in request.chosen.items():
+        span = 0
+        if position != last:
+            span = sum(layout.align_up(e.nbytes, index.alignment)
+                       for e in index.tensors[position].extents)  # fmt: skip
+        if batch and nbytes + span > max_nbytes // 2:
+            yield batch
+            batch, nbytes = {}, 0
+        batch[name] = position
+        nbytes += span
+        last = position
+    if batch:
+        yield batch
+
+
+def stream(request: loading.Request, max_nbytes: int) -> Iterator[tuple[str, Any]]:
+    """Yield names and tensors in file order. See ``Checkpoint.stream``."""
+    for name, tensor, _ in _stream_with_stats(request, max_nbytes):
+        yield name, tensor
+
+
+def _stream_with_stats(
+    request: loading.Request, max_nbytes: int
+) -> Iterator[tuple[str, Any, LoadStats | None]]:
+    if max_nbytes <= 0:
+        raise OptionError(f"max_nbytes is {max_nbytes}, expected more than 0")
+    entries = request.checkpoint.index.tensors
+    tensors.check_framework(request.framework, [entries[p] for p in request.unique])
+    abandoned = threading.Event()
+
+    def tick(done: int, total: int) -> None:
+        if abandoned.is_set():
+            raise _AbandonedError
+
+    def read(batch: dict[str, int]) -> tuple[list[tuple[str, Any]], LoadStats]:
+        part = replace(request, chosen=batch, progress=tick)
+        found, stats = loading.read_tensors(part)
+        return list(found.items()), stats
+
+    batches = _batches(request, max_nbytes)
+    with ThreadPoolExecutor(1, thread_name_prefix="ckptfmt-stream") as reader:
+        try:
+            ahead = _submit(reader, read, batches)
+            while ahead is not None:
+                found, stats = ahead.result()
+                ahead = _submit(reader, read, batches)
+                found.reverse()
+                first: LoadStats | None = stats
+                while found:
+                    # Nothing here keeps a tensor once it has been yielded.
+                    yield (*found.pop(), first)
+                    first = None
+        finally:
+            abandoned.set()
+
+
+def _submit(reader: ThreadPoolExecutor, read: Any, batches: Iterator[dict[str, int]]) -> Future[
+    tuple[list[tuple[str, Any]], LoadStats]
+] | None:  # fmt: skip
+    batch = next(batches, None)
+    return reader.submit(read, batch) if batch is not None else None
+
+
+def load_cast(request: loading.Request, row: Dtype) -> tuple[dict[str, Any], LoadStats]:
+    """Load and cast, so that no second copy of the model exists at any time."""
+    began = time.perf_counter()
+    progress, found = request.progress, {}
+    made: dict[int, Any] = {}
+    total = sum(request.checkpoint.index.tensors[p].nbytes for p in request.unique)
+    done = 0
+    sums: Counter[str] = Counter()
+    last, files = LoadStats(), {}
+    for name, tensor, stats in _stream_with_stats(request, CAST_NBYTES):
+        position = request.chosen[name]
+        if position in made:
+            found[name] = tensors.alias(made[position])
+        else:
+            found[name] = made[position] = tensors.cast(tensor, row)
+            done += request.checkpoint.index.tensors[position].nbytes
+        if stats is not None:
+            last = stats
+            sums.update({key: getattr(stats, key) for key in _SUMMED})
+            files = _merge(files, stats)
+        if progress is not None:
+            progress(done, total)
+    return found, replace(
+        last, **sums, files=files, seconds=time.perf_counter() - began,
+        staging=f"cast in batches of {CAST_NBYTES // 2} bytes",
+    )  # fmt: skip
+
+
+_SUMMED = (
+    "read_nbytes", "verified_nbytes", "disk_wait_seconds", "buffered_read_seconds",
+    "checksum_seconds",
+)  # fmt: skip
+
+
+def _merge(files: dict[str, Any], stats: LoadStats) -> dict[str, Any]:
+    merged = dict(files)
+    for name, new in stats.files.items():
+        old = merged.get(name)
+        if old is not None:
+            new = replace(
+                new,
+                direct_nbytes=old.direct_nbytes + new.direct_nbytes,
+                buffered_nbytes=old.buffered_nbytes + new.buffered_nbytes,
+            )
+        merged[name] = new
+    return merged

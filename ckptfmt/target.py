@@ -1,0 +1,285 @@
+"""A folder that appears whole or not at all.
+
+Everything is written to ``DST.partial`` under a lock, made durable, and renamed. Nothing that is
+already at ``DST`` is touched before that.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ckptfmt import _core, layout
+from ckptfmt.errors import FileError, TargetExistsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STATE_FILE = "resume.json"
+_COPY_NBYTES = 1 << 20
+
+
+class State(msgspec.Struct):
+    """What an unfinished conversion knows of itself.
+
+    Attributes
+    ----------
+    identity : dict
+        Tool, source and options; to resume, all must be the same.
+    done : list of int
+        Partitions that are complete and durable.
+    """
+
+    identity: dict[str, object]
+    done: list[int] = []
+
+
+class Target:
+    """The folder being written. Use as a context manager: leaving it releases the lock.
+
+    Parameters
+    ----------
+    path : str
+        Where the finished folder will be.
+    force : bool
+        Replace what is there; discard an unfinished one.
+    """
+
+    def __init__(self, path: str, *, force: bool) -> None:
+        self.path = path.rstrip("/") or "/"
+        self.partial = self.path + ".partial"
+        self.old = self.path + ".old"
+        self.force = force
+        self.sums: dict[bytes, str] = {}
+        self._lock_fd = -1
+        self._refuse_existing()
+
+    def _refuse_existing(self) -> None:
+        if not os.path.lexists(self.path):
+            if os.path.exists(os.path.join(self.old, layout.INDEX_FILE)):
+                # Replacing was cut off between two renames: put the old one back first.
+                os.rename(self.old, self.path)
+            else:
+                return
+        if not os.path.isdir(self.path):
+            raise TargetExistsError(errno.EEXIST, "the target is a file", self.path)
+        if not os.listdir(self.path):
+            return
+        if not self.force:
+            raise TargetExistsError(
+                errno.EEXIST, "the target exists", self.path, hint="--force replaces it"
+            )
+        if not os.path.exists(os.path.join(self.path, layout.INDEX_FILE)):
+            raise TargetExistsError(
+                errno.EEXIST, "the target is a folder, but not a checkpoint", self.path,
+                hint="--force only replaces checkpoints: remove the folder yourself",
+            )  # fmt: skip
+
+    def begin(self, identity: Mapping[str, object], *, resume: bool) -> list[int]:
+        """Take the lock and lay out, or take up, the unfinished folder.
+
+        Returns
+        -------
+        list of int
+            Partitions that are done already.
+        """
+        self._lock()
+        state = self._read_state()
+        if state is not None and resume and not self.force:
+            self._compare(state.identity, identity)
+            return state.done
+        if state is not None and state.done and not self.force:
+            raise TargetExistsError(
+                errno.EEXIST, f"an unfinished conversion with {len(state.done)} finished partitions",
+                self.partial, hint="--resume goes on with it, --force begins anew",
+            )  # fmt: skip
+        if state is None:
+            self._refuse_foreign()
+        for name in os.listdir(self.partial):
+            _remove(os.path.join(self.partial, name))
+        self.write_state(State(dict(identity)))
+        return []
+
+    def _lock(self) -> None:
+        """Lock the folder itself: no lock file is left behind, and it moves with the rename."""
+        while True:
+            try:
+                os.mkdir(self.partial)
+            except FileExistsError:
+                pass
+            except OSError as error:
+                raise FileError(error.errno or errno.EIO, "cannot be made", self.partial) from error
+            try:
+                fd = os.open(self.partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # the other one has just finished
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(fd)
+                raise TargetExistsError(
+                    error.errno or errno.EAGAIN, "another conversion is writing it", self.partial,
+                    hint="wait for it, or choose another target",
+                ) from error  # fmt: skip
+            try:
+                same = os.path.samestat(os.fstat(fd), os.stat(self.partial))
+            except FileNotFoundError:
+                same = False
+            if same:
+                self._lock_fd = fd
+                self._refuse_existing()  # it may have come while we waited
+                return
+            os.close(fd)
+
+    def _read_state(self) -> State | None:
+        try:
+            with open(os.path.join(self.partial, STATE_FILE), "rb") as stream:
+                return msgspec.json.decode(stream.read(), type=State)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+
+    def _refuse_foreign(self) -> None:
+        """Never empty a folder that only happens to have this name."""
+        names = os.listdir(self.partial)
+        if names and layout.INDEX_FILE not in names and not set(names) <= {STATE_FILE, STATE_FILE + "~"}:
+            raise TargetExistsError(
+                errno.EEXIST, "is there, and was not left by a conversion", self.partial,
+                hint="move it away: the conversion needs this name",
+            )  # fmt: skip
+
+    def _compare(self, old: Mapping[str, object], new: Mapping[str, object]) -> None:
+        new = msgspec.json.decode(msgspec.json.encode(new))
+        for key in sorted({*old, *new}):
+            if old.get(key) != new.get(key):
+                raise TargetExistsError(
+                    errno.EEXIST, f"cannot be resumed: the {key} was {old.get(key)!r} "
+                    f"and is {new.get(key)!r}", self.partial,
+                    hint="--force begins anew",
+                )  # fmt: skip
+
+    def write_state(self, state: State) -> None:
+        """Replace the state file as a whole."""
+        path = os.path.join(self.partial, STATE_FILE)
+        with open(path + "~", "wb") as stream:
+            stream.write(msgspec.json.encode(state))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(path + "~", path)
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """Write a small file of ours, durable, and remember its sum."""
+        with open(os.path.join(self.partial, name), "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        self.sums[os.fsencode(name)] = hashlib.sha256(data).hexdigest()
+
+    def copy_file(self, source: str, name: str) -> None:
+        """Copy a sidecar, durable, with the modes of a new file, and remember its sum."""
+        path = os.path.join(self.partial, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        digest = hashlib.sha256()
+        with open(source, "rb") as reader, open(path, "wb") as writer:
+            while data := reader.read(_COPY_NBYTES):
+                digest.update(data)
+                writer.write(data)
+            writer.flush()
+            os.fsync(writer.fileno())
+        self.sums[os.fsencode(name)] = digest.hexdigest()
+
+    def write_sums(self) -> None:
+        """Write the list of sums of all files written so far but the partitions."""
+        sums = b"".join(sums_line(name, digest) for name, digest in sorted(self.sums.items()))
+        self.write_file(layout.SUMS_FILE, sums)
+
+    def finish(self) -> None:
+        """Make everything durable, and let the folder appear under its name."""
+        os.remove(os.path.join(self.partial, STATE_FILE))
+        for folder, _, _ in os.walk(self.partial):
+            _sync_folder(folder)
+        if os.path.isdir(self.path) and os.listdir(self.path):
+            self._replace()
+        else:
+            self._appear()
+        _sync_folder(os.path.dirname(os.path.abspath(self.path)))
+
+    def _appear(self) -> None:
+        try:
+            os.rename(self.partial, self.path)  # an empty folder may be there; nothing else may
+        except OSError as error:
+            raise TargetExistsError(
+                error.errno or errno.EEXIST, "came into being meanwhile", self.path,
+                hint=f"the finished conversion is in {self.partial}",
+            ) from error  # fmt: skip
+
+    def _replace(self) -> None:
+        """Put the new one in place of the old at once, or, where that cannot be, in two steps."""
+        self._refuse_existing()
+        try:
+            _core.rename_exchange(self.partial, self.path)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
+                raise FileError(error.errno or errno.EIO, "cannot be replaced", self.path) from error
+            if os.path.isdir(self.old):
+                shutil.rmtree(self.old)
+            os.rename(self.path, self.old)
+            os.rename(self.partial, self.path)
+            shutil.rmtree(self.old)
+        else:
+            _sync_folder(os.path.dirname(os.path.abspath(self.path)))
+            shutil.rmtree(self.partial)
+
+    def close(self) -> None:
+        """Release the lock. Safe to call twice."""
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def discard_if_empty(self) -> None:
+        """After a failure: leave nothing unless finished partitions make it worth resuming."""
+        if self._lock_fd < 0:
+            return
+        state = self._read_state()
+        if state is not None and not state.done:
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is not None:
+                self.discard_if_empty()
+        finally:
+            self.close()
+
+
+def sums_line(name: bytes, digest: str) -> bytes:
+    """One line as ``sha256sum`` writes it, odd names escaped as it does (coreutils manual, md5sum)."""
+    escaped = name.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+    mark = b"\\" if escaped != name else b""
+    return mark + digest.encode() + b"  " + escaped + b"\n"
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.remove(path)
+
+
+def _sync_folder(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # file systems that cannot sync a folder
+            raise
+    finally:
+        os.close(fd)

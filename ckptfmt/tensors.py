@@ -1,0 +1,89 @@
+"""Regions of memory become torch tensors or numpy arrays that own them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptfmt.dtypes import DTYPES, Dtype, import_torch, to_torch
+from ckptfmt.errors import OptionError, UnsupportedDtypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ckptfmt._core import Region
+    from ckptfmt.index import TensorEntry
+
+FRAMEWORKS = ("torch", "numpy")
+
+
+def check_framework(framework: str, entries: Iterable[TensorEntry]) -> None:
+    """Refuse before reading what could not be handed out after it."""
+    if framework not in FRAMEWORKS:
+        raise OptionError(f"framework is {framework!r}, expected 'torch' or 'numpy'")
+    for dtype in {entry.dtype for entry in entries}:
+        row = DTYPES[dtype]
+        if framework == "torch":
+            to_torch(row)
+        elif row.numpy_name is None:
+            name = next(entry.name for entry in entries if entry.dtype == dtype)
+            raise UnsupportedDtypeError(
+                f"numpy has no dtype for {dtype}, which tensor {name!r} has",
+                hint='load with framework="torch", or convert with --dtype fp32',
+            )
+
+
+def maker(framework: str) -> Callable[[TensorEntry, Region | None], Any]:
+    """A function that makes a tensor of a region; None stands for no bytes at all."""
+    return _torch_maker() if framework == "torch" else _numpy_maker()
+
+
+def _torch_maker() -> Callable[[TensorEntry, Region | None], Any]:
+    torch = import_torch()
+    known: dict[str, tuple[Any, Dtype]] = {}
+
+    def make(entry: TensorEntry, region: Region | None) -> Any:
+        found = known.get(entry.dtype)
+        if found is None:
+            row = DTYPES[entry.dtype]
+            found = known[entry.dtype] = (to_torch(row), row)
+        dtype, row = found
+        shape = entry.shape
+        if row.pack > 1:
+            shape = (*shape[:-1], shape[-1] // row.pack)
+        if region is None:
+            return torch.empty(shape, dtype=dtype)
+        return torch.frombuffer(region, dtype=dtype).view(shape)
+
+    return make
+
+
+def _numpy_maker() -> Callable[[TensorEntry, Region | None], Any]:
+    import numpy as np  # noqa: PLC0415
+
+    def make(entry: TensorEntry, region: Region | None) -> Any:
+        dtype = np.dtype(DTYPES[entry.dtype].numpy_name)
+        if region is None:
+            return np.empty(entry.shape, dtype)
+        return np.frombuffer(region, dtype).reshape(entry.shape)
+
+    return make
+
+
+def alias(tensor: Any) -> Any:
+    """Another object over the same memory, for the further names of tied weights."""
+    return tensor.detach() if hasattr(tensor, "detach") else tensor[...]
+
+
+def cast(tensor: Any, row: Dtype | None) -> Any:
+    """The tensor in another floating dtype, as it is if it has none or has that one."""
+    if row is None:
+        return tensor
+    if hasattr(tensor, "astype"):
+        if tensor.dtype.kind != "f":
+            return tensor
+        if row.numpy_name is None:
+            raise UnsupportedDtypeError(
+                f"numpy has no dtype for {row.name}", hint='load with framework="torch"'
+            )
+        return tensor.astype(row.numpy_name, copy=False)
+    return tensor.to(to_torch(row))
