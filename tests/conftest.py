@@ -1,0 +1,38 @@
+"""Fixtures only; what tests import is in ``tests/helpers``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import ckptfmt
+from tests.helpers.models import small_model, write_folder
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the person who runs the tests decides about them."""
+    for name in ("IO", "READS", "THREADS", "DEPTH", "OP_NBYTES", "TRACEBACK"):
+        monkeypatch.delenv(f"CKPTFMT_{name}", raising=False)
+
+
+@pytest.fixture
+def model() -> dict[str, torch.Tensor]:
+    """Tensors of a small model."""
+    return small_model()
+
+
+@pytest.fixture
+def source(tmp_path: Path, model: dict[str, torch.Tensor]) -> Path:
+    """A Hugging Face folder of `model` in two shards."""
+    return write_folder(tmp_path / "source", model, shards=2)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, source: Path) -> Path:
+    """`source`, converted."""
+    target = tmp_path / "model.ckpt"
+    ckptfmt.convert(source, target)
+    return target
