@@ -122,6 +122,11 @@ def cast_target(value: object) -> Dtype | None:
     return DTYPES[name]
 
 
+def cast_name(row: Dtype | None) -> str:
+    """The shortest spelling of a cast: ``keep``, ``bf16``, ``fp16`` or ``fp32``."""
+    return next(text for text, name in CASTS.items() if name == row.name) if row else "keep"
+
+
 def from_torch(dtype: object) -> Dtype:
     """The row of a ``torch.dtype``."""
     row = _BY_TORCH_NAME.get(str(dtype).removeprefix("torch."))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ import numpy as np
 from ckptfmt import _core, strategy
 from ckptfmt.errors import ChecksumError, CkptError, FileError, FormatError
 from ckptfmt.stats import FileStrategy, LoadStats
+from ckptfmt.workers import run_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     #: Called from the calling thread with bytes done and bytes in all.
     Progress = Callable[[int, int], None]
 
-#: How often the calling thread looks up: a Ctrl-C stops new reads within this time.
-TICK_S = 0.1
 #: Reading threads at most; more only share the disk's and the memory's bandwidth.
 MAX_THREADS = 4
 
@@ -125,7 +123,10 @@ class Reading:
             dirty=_bytes(self.scan.dirty) if self.scan else None,
             slot_nbytes=slot_nbytes if self.scan else 0,
         )  # fmt: skip
-        _run_workers(engine, threads, total, progress)
+        run_workers(
+            engine.work, threads, name="ckptfmt", stop=engine.stop,
+            tick=None if progress is None else lambda: progress(engine.done_nbytes, total),
+        )  # fmt: skip
         if engine.undrained:
             _LEAKED.append((engine, self.keep))
         if engine.failure is not None:
@@ -216,33 +217,3 @@ _LEAKED: list[object] = []
 
 def _bytes(array: npt.NDArray[np.generic]) -> memoryview:
     return memoryview(array.view(np.uint8)) if len(array) else memoryview(bytearray())
-
-
-def _run_workers(
-    engine: _core.Engine, threads: int, total: int, progress: Progress | None
-) -> None:
-    """Run the workers in threads of their own; on Ctrl-C stop and drain them, then pass it on."""
-    pool = [threading.Thread(target=engine.work, name=f"ckptfmt-{i}") for i in range(threads)]
-    try:
-        for thread in pool:
-            thread.start()
-        for thread in pool:
-            while thread.is_alive():
-                thread.join(TICK_S)
-                if progress is not None:
-                    progress(engine.done_nbytes, total)
-    except BaseException:
-        engine.stop()
-        for thread in pool:
-            if thread.ident is not None:
-                _join(thread)
-        raise
-
-
-def _join(thread: threading.Thread) -> None:
-    """Wait for what is in flight, however often someone presses Ctrl-C: it still writes to memory."""
-    while thread.is_alive():
-        try:
-            thread.join()
-        except KeyboardInterrupt:
-            continue

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 INDEX_FILE = "ckptfmt.json"
 SUMS_FILE = "SHA256SUMS"
+STATE_FILE = "resume.json"  # only in an unfinished folder
 
 MAGIC = b"\x89CKPT\r\n\x1a"  # as PNG's: a transfer that changes line ends or strips bit 7 shows
 MAJOR, MINOR = 1, 0

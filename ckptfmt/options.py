@@ -45,7 +45,9 @@ class ConvertOptions:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        dtypes.cast_target(self.dtype)
+        row = dtypes.cast_target(self.dtype)
+        # One spelling of each, a torch.dtype's included: it is compared when resuming.
+        object.__setattr__(self, "dtype", dtypes.cast_name(row))
         alignment = self.alignment
         low, high = layout.MIN_ALIGNMENT, layout.MAX_ALIGNMENT
         if not low <= alignment <= high or alignment & (alignment - 1):

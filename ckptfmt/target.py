@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import warnings
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,7 +22,6 @@ from ckptfmt.errors import FileError, TargetExistsError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-STATE_FILE = "resume.json"
 _COPY_NBYTES = 1 << 20
 
 
@@ -121,12 +121,19 @@ class Target:
                 continue  # the other one has just finished
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 os.close(fd)
                 raise TargetExistsError(
-                    error.errno or errno.EAGAIN, "another conversion is writing it", self.partial,
+                    errno.EAGAIN, "another conversion is writing it", self.partial,
                     hint="wait for it, or choose another target",
                 ) from error  # fmt: skip
+            except OSError as error:
+                # Some network file systems have no locks: the person has to see to it then.
+                warnings.warn(
+                    f"{self.partial}: cannot be locked ({error.strerror}); "
+                    f"see that no other conversion writes here",
+                    RuntimeWarning, stacklevel=2,
+                )  # fmt: skip
             try:
                 same = os.path.samestat(os.fstat(fd), os.stat(self.partial))
             except FileNotFoundError:
@@ -139,7 +146,7 @@ class Target:
 
     def _read_state(self) -> State | None:
         try:
-            with open(os.path.join(self.partial, STATE_FILE), "rb") as stream:
+            with open(os.path.join(self.partial, layout.STATE_FILE), "rb") as stream:
                 return msgspec.json.decode(stream.read(), type=State)
         except (FileNotFoundError, msgspec.DecodeError):
             return None
@@ -147,7 +154,7 @@ class Target:
     def _refuse_foreign(self) -> None:
         """Never empty a folder that only happens to have this name."""
         names = os.listdir(self.partial)
-        if names and layout.INDEX_FILE not in names and not set(names) <= {STATE_FILE, STATE_FILE + "~"}:
+        if names and layout.INDEX_FILE not in names and not set(names) <= {layout.STATE_FILE, layout.STATE_FILE + "~"}:
             raise TargetExistsError(
                 errno.EEXIST, "is there, and was not left by a conversion", self.partial,
                 hint="move it away: the conversion needs this name",
@@ -165,7 +172,7 @@ class Target:
 
     def write_state(self, state: State) -> None:
         """Replace the state file as a whole."""
-        path = os.path.join(self.partial, STATE_FILE)
+        path = os.path.join(self.partial, layout.STATE_FILE)
         with open(path + "~", "wb") as stream:
             stream.write(msgspec.json.encode(state))
             stream.flush()
@@ -200,7 +207,7 @@ class Target:
 
     def finish(self) -> None:
         """Make everything durable, and let the folder appear under its name."""
-        os.remove(os.path.join(self.partial, STATE_FILE))
+        os.remove(os.path.join(self.partial, layout.STATE_FILE))
         for folder, _, _ in os.walk(self.partial):
             _sync_folder(folder)
         if os.path.isdir(self.path) and os.listdir(self.path):

@@ -18,6 +18,7 @@ import numpy as np
 from ckptfmt import _core, dtypes, layout
 from ckptfmt.errors import FileError, FormatError
 from ckptfmt.layout import Header
+from ckptfmt.workers import run_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from ckptfmt.write_plan import Chunk, Piece, WritePlan
 
 CHUNK_NBYTES = 8 << 20
-TICK_S = 0.1
 
 
 class Writer:
@@ -81,7 +81,7 @@ class Writer:
         """Believe a partition that an earlier run finished, once its size and table are right."""
         path = self.path(number)
         expected = self.plan.file_nbytes[number]
-        with open(path, "rb") as stream:
+        with failing_as(path, "cannot be taken over"), open(path, "rb") as stream:
             found = os.fstat(stream.fileno()).st_size
             if found != expected:
                 raise FormatError(
@@ -99,23 +99,13 @@ class Writer:
             self._left[chunk.partition] = self._left.get(chunk.partition, 0) + 1
         total = sum(p.nbytes for c in chunks for p in c.pieces)
         queue = iter(chunks)
-        threads = [
-            threading.Thread(target=self._work, args=(queue,), name=f"ckptfmt-write-{i}")
-            for i in range(min(workers, len(chunks)))
-        ]
         try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(TICK_S)
-                    if progress is not None:
-                        progress(self.done_nbytes, total)
+            run_workers(
+                lambda: self._work(queue), min(workers, len(chunks)), name="ckptfmt-write",
+                stop=self._stop.set,
+                tick=None if progress is None else lambda: progress(self.done_nbytes, total),
+            )  # fmt: skip
         finally:
-            self._stop.set()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
             for fd in self._fds.values():
                 os.close(fd)
             self._fds.clear()

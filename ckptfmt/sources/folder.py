@@ -170,7 +170,9 @@ def sidecars_below(folder: str, taken: Collection[str]) -> tuple[list[Sidecar], 
         for name in sorted(os.listdir(path)):
             full, relative = os.path.join(path, name), prefix + name
             if os.path.isdir(full):
-                if name not in SKIPPED_FOLDERS:
+                if is_checkpoint(full):
+                    left_out.append(relative)
+                elif name not in SKIPPED_FOLDERS:
                     walk(full, relative + "/")
             elif relative in taken:
                 continue
@@ -186,6 +188,13 @@ def sidecars_below(folder: str, taken: Collection[str]) -> tuple[list[Sidecar], 
 
     walk(folder, "")
     return sidecars, left_out
+
+
+def is_checkpoint(path: str) -> bool:
+    """Whether a folder is a checkpoint of ours, finished or not."""
+    return any(
+        os.path.exists(os.path.join(path, name)) for name in (layout.INDEX_FILE, layout.STATE_FILE)
+    )
 
 
 def refuse_collisions(sidecars: list[Sidecar], partitions: int) -> None:
