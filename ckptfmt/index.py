@@ -1,11 +1,13 @@
-"""The index, ``ckptfmt.json``: typed, encoded for a person to read, validated once (docs/format.md, 4).
+"""The index, ``ckptfmt.json``: typed, encoded for a person to read, validated once.
 
-Pure: no file is opened here. `decode` is the one place that doubts an index.
+Its rules: docs/format.md, section 4. Pure: no file is opened here. `decode` is the one place that
+doubts an index.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,7 +28,7 @@ MAX_BYTES = 1 << 62
 KNOWN_FEATURES: frozenset[str] = frozenset()
 
 
-class Extent(msgspec.Struct, frozen=True, array_like=True):
+class Extent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Bytes of one tensor in one partition: file number, offset from the file's start, length."""
 
     partition: int
@@ -34,7 +36,7 @@ class Extent(msgspec.Struct, frozen=True, array_like=True):
     nbytes: int
 
 
-class TensorEntry(msgspec.Struct, frozen=True):
+class TensorEntry(msgspec.Struct, frozen=True, gc=False):
     """One stored tensor. Several names are tied weights: stored once, loaded as shared memory."""
 
     names: tuple[str, ...]
@@ -123,11 +125,11 @@ def decode(data: bytes, where: str) -> Index:
     if len(data) > MAX_INDEX_NBYTES:
         raise FormatError(f"{where}: {len(data)} bytes, at most {MAX_INDEX_NBYTES} are allowed")
     _check_version(data, where)
-    _refuse_repeated_keys(data, where)
     try:
         index = msgspec.json.decode(data, type=Index)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise FormatError(f"{where}: not an index: {error}") from error
+    _refuse_repeated_keys(data, index, where)
     _check_index(index, where)
     return index
 
@@ -158,19 +160,19 @@ def _check_version(data: bytes, where: str) -> None:
         raise FormatError(f"{where}: format {major}.{minor} does not exist")
 
 
-def _refuse_repeated_keys(data: bytes, where: str) -> None:
+def _refuse_repeated_keys(data: bytes, index: Index, where: str) -> None:
     """Decoders keep the last of two equal keys silently, and two decoders may disagree.
 
     What comes back unchanged from decoding and encoding has no such keys: no byte was dropped. Only
     an index that another writer spelled differently takes the slow way.
     """
+    if msgspec.json.format(data, indent=-1) == msgspec.json.encode(index):
+        return
     try:
-        if msgspec.json.format(data, indent=-1) == msgspec.json.encode(msgspec.json.decode(data)):
-            return
         json.loads(data, object_pairs_hook=lambda pairs: _unique(pairs, where))
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        if isinstance(error, FormatError):
-            raise
+    except FormatError:
+        raise
+    except (RecursionError, ValueError) as error:
         raise FormatError(f"{where}: not an index: {error}") from error
 
 
@@ -208,8 +210,7 @@ def _check_names(index: Index, where: str) -> None:
     if len(names) > MAX_TENSORS:
         raise FormatError(f"{where}: {len(names)} names, at most {MAX_TENSORS} allowed")
     if len(set(names)) != len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))
+        twice = next(name for name, count in Counter(names).items() if count > 1)
         raise FormatError(f"{where}: the tensor name {twice!r} stands twice")
     if not all(tensor.names for tensor in index.tensors):
         raise FormatError(f"{where}: a tensor has no name")
@@ -257,9 +258,8 @@ def _check_extents(index: Index, where: str) -> None:
             offset += layout.align_up(nbytes, alignment)
             blocks += layout.block_count(nbytes)
             expected -= nbytes
-            if (i != last and (offset != end or nbytes % alignment or nbytes % index.block_nbytes)) or (
-                i != 0 and start != alignment
-            ):
+            whole = nbytes % alignment == 0 and nbytes % index.block_nbytes == 0
+            if (i != last and (offset != end or not whole)) or (i != 0 and start != alignment):
                 raise FormatError(
                     f"{where}: tensor {tensor.name!r} has several extents; they must end and begin "
                     f"with their partitions, in whole blocks"
