@@ -1,0 +1,97 @@
+"""One timed load in a fresh process: ``python child.py CONTENDER STATE FOLDER SUMS FILE...``; prints JSON.
+
+The first load is timed too but counts for nothing: on a virtual machine whose host takes free memory
+back, it measures the host. Its memory is dropped, the page cache brought to its state and checked, and
+the second load timed until every tensor exists and one byte of each of its pages has been read. Then
+the sum of each tensor is compared.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.cache import establish
+from bench.contenders import CONTENDERS, Tensors
+
+M_MMAP_THRESHOLD = -3
+
+
+def touch(tensors: Tensors) -> None:
+    """Read one byte in every 4 KiB page, so that lazy mappings pay."""
+    import torch
+
+    for tensor in tensors.values():
+        flat = tensor.view(-1).view(torch.uint8)
+        flat[::4096].sum()
+
+
+def check(tensors: Tensors, sums: dict[str, int]) -> None:
+    """Compare the sum of the 16-bit words of each tensor with the generator's."""
+    import numpy as np
+    import torch
+
+    if set(tensors) != set(sums):
+        raise SystemExit(f"{len(tensors)} tensors, expected {len(sums)}")
+    for name, tensor in tensors.items():
+        words = tensor.contiguous().view(-1).view(torch.uint8).numpy().view(np.uint16)
+        if int(words.sum(dtype=np.uint64)) != sums[name]:
+            raise SystemExit(f"{name} came out wrong")
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process, system's included."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    """Run one contender and print its record."""
+    name, state, sums_file, *paths = sys.argv[1:]
+    files = [Path(p) for p in paths]
+    run = CONTENDERS[name].prepare(files)
+    libc = ctypes.CDLL(None)
+    # Fixed at its starting value: a freed large block would raise it, and memory be reused unseen.
+    libc.mallopt(M_MMAP_THRESHOLD, 128 << 10)
+    record: dict[str, Any] = {"contender": name, "state": state}
+    for turn in ("first", "timed"):
+        record["cached_before"] = establish(files, state)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        cpu, began = cpu_seconds(), time.perf_counter()
+        tensors = run()
+        touch(tensors)
+        seconds = time.perf_counter() - began
+        cpu = cpu_seconds() - cpu
+        if turn == "first":
+            record["first_seconds"] = seconds
+            del tensors
+            gc.collect()
+            libc.malloc_trim(0)
+    nbytes = sum(t.numel() * t.element_size() for t in tensors.values())
+    record |= {
+        "seconds": seconds,
+        "nbytes": nbytes,
+        "cpu_seconds": cpu,
+        "faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults,
+        "peak_rss_nbytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    if name.startswith("ckptfmt"):
+        import ckptfmt
+
+        stats = ckptfmt.load_stats()
+        assert stats is not None
+        record["ran"] = stats.to_dict()
+    check(tensors, json.loads(Path(sums_file).read_text()))
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Loaders to be timed: each gives a dict of tensors in private, writable CPU memory (unless it says mmap).
+
+A contender is prepared (imports, what is outside the timer) and then called; it names the files it reads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Tensors = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to load a model.
+
+    Attributes
+    ----------
+    prepare : callable
+        Given the model's files; imports what is needed and returns the function to be timed.
+    files : str
+        Which of the model's forms it reads: ``ckptfmt``, ``safetensors``, ``torch`` or ``tensors``.
+    package : str
+        What must be installed.
+    private : bool
+        Whether the tensors are copies of their own rather than views of mapped files.
+    """
+
+    prepare: Callable[[list[Path]], Callable[[], Tensors]]
+    files: str
+    package: str = ""
+    private: bool = True
+
+
+def _ckptfmt(**given: Any) -> Callable[[list[Path]], Callable[[], Tensors]]:
+    def prepare(files: list[Path]) -> Callable[[], Tensors]:
+        import torch  # noqa: F401
+
+        import ckptfmt
+
+        folder = files[0].parent
+        return lambda: ckptfmt.load(folder, **given)
+
+    return prepare
+
+
+def _load_file(backend: str) -> Callable[[list[Path]], Callable[[], Tensors]]:
+    def prepare(files: list[Path]) -> Callable[[], Tensors]:
+        from safetensors.torch import load_file
+
+        given = {} if backend == "mmap" else {"backend": backend}
+
+        def run() -> Tensors:
+            found: Tensors = {}
+            for file in files:
+                found.update(load_file(file, **given))
+            return found
+
+        return run
+
+    return prepare
+
+
+def _open_and_clone(files: list[Path]) -> Callable[[], Tensors]:
+    import torch  # noqa: F401
+    from safetensors import safe_open
+
+    def run() -> Tensors:
+        found: Tensors = {}
+        for file in files:
+            with safe_open(file, "pt") as opened:
+                for name in opened.keys():  # noqa: SIM118
+                    found[name] = opened.get_tensor(name).clone()
+        return found
+
+    return run
+
+
+def _torch_load(mmap: bool) -> Callable[[list[Path]], Callable[[], Tensors]]:
+    def prepare(files: list[Path]) -> Callable[[], Tensors]:
+        import torch
+
+        def run() -> Tensors:
+            found: Tensors = {}
+            for file in files:
+                found.update(torch.load(file, weights_only=True, mmap=mmap))
+            return found
+
+        return run
+
+    return prepare
+
+
+def _runai(**environment: str) -> Callable[[list[Path]], Callable[[], Tensors]]:
+    def prepare(files: list[Path]) -> Callable[[], Tensors]:
+        os.environ.update(environment)
+        import torch  # noqa: F401
+        from runai_model_streamer import SafetensorsStreamer
+
+
+        def run() -> Tensors:
+            with SafetensorsStreamer() as streamer:
+                streamer.stream_files([str(f) for f in files])
+                return dict(streamer.get_tensors())
+
+        return run
+
+    return prepare
+
+
+def _fastsafetensors(files: list[Path]) -> Callable[[], Tensors]:
+    import torch  # noqa: F401
+    from fastsafetensors import SafeTensorsFileLoader, SingleGroup
+
+    keep: list[Any] = []
+
+    def run() -> Tensors:
+        keep.clear()
+        loader = SafeTensorsFileLoader(SingleGroup(), "cpu", nogds=True)
+        loader.add_filenames({0: [str(f) for f in files]})
+        buffers = loader.copy_files_to_device()
+        keep.append((loader, buffers))
+        return {name: buffers.get_tensor(name) for name in loader.get_keys()}
+
+    return run
+
+
+def _tensorizer(files: list[Path]) -> Callable[[], Tensors]:
+    from tensorizer import TensorDeserializer
+
+    def run() -> Tensors:
+        found: Tensors = {}
+        for file in files:
+            with TensorDeserializer(str(file), device="cpu", lazy_load=False) as opened:
+                found.update(opened.items())
+        return found
+
+    return run
+
+
+CONTENDERS: dict[str, Contender] = {
+    "ckptfmt": Contender(_ckptfmt(), "ckptfmt"),
+    "ckptfmt-unverified": Contender(_ckptfmt(verify=False), "ckptfmt"),
+    "ckptfmt-mmap": Contender(_ckptfmt(mmap=True), "ckptfmt", private=False),
+    "safetensors": Contender(_load_file("mmap"), "safetensors", private=False),
+    "safetensors-clone": Contender(_open_and_clone, "safetensors"),
+    "safetensors-pread": Contender(_load_file("pread"), "safetensors"),
+    "torch": Contender(_torch_load(mmap=False), "torch"),
+    "torch-mmap": Contender(_torch_load(mmap=True), "torch", private=False),
+    "runai": Contender(_runai(), "safetensors", "runai-model-streamer"),
+    "runai-buffered": Contender(
+        _runai(RUNAI_STREAMER_FS_STRATEGY="sync_buffered"), "safetensors", "runai-model-streamer"
+    ),
+    "fastsafetensors": Contender(_fastsafetensors, "safetensors", "fastsafetensors"),
+    "tensorizer": Contender(_tensorizer, "tensors", "tensorizer"),
+}
