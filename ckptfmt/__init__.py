@@ -15,7 +15,7 @@ from ckptfmt.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from ckptfmt.checkpoint import Checkpoint, load
-    from ckptfmt.checkpoint import open_checkpoint as open  # noqa: A004
+    from ckptfmt.checkpoint import open_checkpoint as open
     from ckptfmt.conversion import ConvertReport, convert
     from ckptfmt.errors import (
         ChecksumError,
@@ -55,7 +55,39 @@ _HOMES = {
     ), "errors"),
 }  # fmt: skip
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = [
+    "Checkpoint",
+    "ChecksumError",
+    "CkptError",
+    "CleanupWarning",
+    "ClosedError",
+    "ConvertOptions",
+    "ConvertReport",
+    "FileError",
+    "FileStrategy",
+    "FormatError",
+    "LoadMismatchError",
+    "LoadOptions",
+    "LoadStats",
+    "MissingDependencyError",
+    "NotFoundError",
+    "OptionError",
+    "OutOfMemoryError",
+    "Problem",
+    "SourceError",
+    "TargetExistsError",
+    "TensorNotFoundError",
+    "UnsupportedDtypeError",
+    "UnsupportedVersionError",
+    "VerifyReport",
+    "__version__",
+    "convert",
+    "export",
+    "load",
+    "load_stats",
+    "open",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -271,11 +271,14 @@ class Checkpoint:
         try:
             yield
         finally:
-            with self._lock:
-                self._users -= 1
-                last = self._closed and self._users == 0
-            if last:
-                self.files.close()
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = self._closed and self._users == 0
+        if last:
+            self.files.close()
 
     def close(self) -> None:
         """Close the files, as soon as loads in other threads are done. Safe to call twice."""
@@ -289,7 +292,10 @@ class Checkpoint:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -338,8 +344,8 @@ def load(
     Returns
     -------
     dict of str to Tensor or ndarray
-        In order of position; dtypes and shapes as stored. Each is writable, owns its memory and gives
-        it back when it dies; tied names share theirs.
+        In order of position; dtypes and shapes as stored. Each is writable, owns its memory and
+        gives it back when it dies; tied names share theirs.
 
     Raises
     ------

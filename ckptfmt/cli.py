@@ -70,7 +70,10 @@ class Progress:
             self.bar.update(self.task, completed=done, total=total)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self.bar is not None:
             self.bar.stop()
@@ -86,15 +89,20 @@ def main() -> None:
 @click.argument("source", type=click.Path())
 @click.argument("target", type=click.Path())
 @click.option("--dtype", default="keep", show_default=True,
-              help="Cast floating tensors of 16 bits and more: keep, bf16, fp16, fp32.")  # fmt: skip
+              help="Cast floating tensors of 16 bits and more: keep, bf16, fp16, fp32.",
+              )  # fmt: skip
 @click.option("--alignment", default="4KiB", show_default=True,
               help="Of every tensor: a power of two from 4KiB to 2MiB.")  # fmt: skip
 @click.option("--partition-size", default="4000MiB", show_default=True,
               help="Limit of a file; a FAT card holds files below 4GiB.")  # fmt: skip
-@click.option("--include", multiple=True, metavar="GLOB", help="Take only tensors whose name matches.")
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out tensors whose name matches.")
-@click.option("--workers", type=click.IntRange(1), help="Threads; processors, at most 4, if not given.")
-@click.option("--force", is_flag=True, help="Replace a checkpoint; discard an unfinished conversion.")
+@click.option("--include", multiple=True, metavar="GLOB",
+              help="Take only tensors whose name matches.")  # fmt: skip
+@click.option("--exclude", multiple=True, metavar="GLOB",
+              help="Leave out tensors whose name matches.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1),
+              help="Threads; processors, at most 4, if not given.")  # fmt: skip
+@click.option("--force", is_flag=True,
+              help="Replace a checkpoint; discard an unfinished conversion.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with an unfinished conversion.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @_JSON
@@ -158,7 +166,8 @@ def _report_text(report: ConvertReport, seconds: float, dry_run: bool) -> str:
 @click.option("--dtype", default="keep", help="Cast: keep, bf16, fp16, fp32.")
 @click.option("--no-verify", is_flag=True, help="Do not compare checksums.")
 @click.option("--mmap", is_flag=True, help="Map the files instead of reading them.")
-@click.option("--framework", type=click.Choice(["torch", "numpy"]), default="torch", show_default=True)
+@click.option("--framework", type=click.Choice(["torch", "numpy"]), default="torch",
+              show_default=True)  # fmt: skip
 @_JSON
 def load(
     path: str, device: str, names: tuple[str, ...], dtype: str, no_verify: bool, mmap: bool,
@@ -170,8 +179,8 @@ def load(
 
     with Progress("loading") as progress:
         tensors = run(
-            path, device=device, names=names or None, dtype=dtype, verify=False if no_verify else None,
-            mmap=mmap, framework=framework, progress=progress,
+            path, device=device, names=names or None, dtype=dtype,
+            verify=False if no_verify else None, mmap=mmap, framework=framework, progress=progress,
         )  # fmt: skip
     stats = load_stats()
     assert stats is not None
@@ -180,10 +189,13 @@ def load(
         return
     click.echo(
         f"{len(tensors)} tensors, {format_nbytes(stats.nbytes)} in {stats.seconds:.3f} s, "
-        f"{format_rate(stats.nbytes, stats.seconds)}; {format_nbytes(stats.verified_nbytes)} verified"
+        f"{format_rate(stats.nbytes, stats.seconds)}; "
+        f"{format_nbytes(stats.verified_nbytes)} verified"
     )
     note = f" ({stats.engine_reason})" if stats.engine_reason else ""
-    click.echo(f"engine {stats.engine}{note}, {stats.threads} threads, limited by {stats.bottleneck}")
+    click.echo(
+        f"engine {stats.engine}{note}, {stats.threads} threads, limited by {stats.bottleneck}"
+    )
     for file, how in stats.files.items():
         click.echo(
             f"  {file}: direct {format_nbytes(how.direct_nbytes)}, "
@@ -265,7 +277,8 @@ def verify(path: str, against: str | None, as_json: bool) -> None:
 @click.argument("path", type=click.Path())
 @click.argument("target", type=click.Path())
 @click.option("--to", type=click.Choice(["safetensors"]), default="safetensors", show_default=True)
-@click.option("--shard-size", default="5GB", show_default=True, help="Bytes of tensors in one file.")
+@click.option("--shard-size", default="5GB", show_default=True,
+              help="Bytes of tensors in one file.")  # fmt: skip
 @_JSON
 def export(path: str, target: str, to: str, shard_size: str, as_json: bool) -> None:
     """Write the checkpoint PATH back to the folder TARGET, bit for bit."""

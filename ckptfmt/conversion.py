@@ -195,7 +195,9 @@ class Conversion:
             partition_nbytes=options.partition_nbytes,
         )
         if len(self.plan.tensors) > index.MAX_TENSORS:
-            raise SourceError(f"{len(self.plan.tensors)} tensors, at most {index.MAX_TENSORS} allowed")
+            raise SourceError(
+                f"{len(self.plan.tensors)} tensors, at most {index.MAX_TENSORS} allowed"
+            )
         description = source.description
         refuse_collisions(description.sidecars, len(self.plan.partitions))
         self.provenance = {
@@ -280,7 +282,7 @@ class Conversion:
             )
 
     def _checkpoint_id(self, writer: Writer) -> bytes:
-        """The same conversion gives the same id, other bytes another: a hash over plan and checksums."""
+        """A hash over plan and checksums: equal for equal conversions, another for other bytes."""
         digest = hashlib.sha256(msgspec.json.encode(
             [self.plan.alignment, self.plan.partitions, self.plan.tensors, self.provenance],
             order="deterministic",

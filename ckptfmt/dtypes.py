@@ -1,7 +1,8 @@
 """The table of dtypes: the name in the index, its bits, and what torch and numpy call it.
 
-Names are those of safetensors where it has one (its ``Dtype`` enumeration, release 0.8), the natural
-continuation for torch's other complex types, and torch's own name in capitals for its shell dtypes.
+Names are those of safetensors where it has one (its ``Dtype`` enumeration, release 0.8), the
+natural continuation for torch's other complex types, and torch's own name in capitals for its shell
+dtypes.
 A shape counts elements of ``bits`` bits, as safetensors counts them: torch's ``float4_e2m1fn_x2``
 holds two ``F4`` elements, so its last dimension is half of the one in the index.
 """
@@ -47,7 +48,9 @@ class Dtype:
     @property
     def in_safetensors(self) -> bool:
         """Whether safetensors has this dtype."""
-        return not self.name.startswith(("INT", "UINT", "BITS")) and self.name not in ("C32", "C128")
+        if self.name in ("C32", "C128"):
+            return False
+        return not self.name.startswith(("INT", "UINT", "BITS"))
 
     def nbytes(self, shape: Sequence[int]) -> int:
         """Bytes of a tensor of `shape`, rounded up to whole bytes."""
@@ -79,7 +82,11 @@ _ROWS = [
     Dtype("F4", 4, "float4_e2m1fn_x2", pack=2),
     Dtype("F6_E2M3", 6),
     Dtype("F6_E3M2", 6),
-    *(Dtype(f"{sign}INT{n}".upper(), 8, f"{sign}int{n}") for sign in ("", "u") for n in range(1, 8)),
+    *(
+        Dtype(f"{sign}INT{n}".upper(), 8, f"{sign}int{n}")
+        for sign in ("", "u")
+        for n in range(1, 8)
+    ),
     Dtype("BITS8", 8, "bits8"),
     Dtype("BITS16", 16, "bits16"),
     Dtype("BITS1X8", 8, "bits1x8"),

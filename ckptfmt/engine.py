@@ -1,4 +1,4 @@
-"""Carry out a read plan: choose how to read, run the workers, turn the first failure into an error."""
+"""Carry out a read plan: choose how to read, run the workers, raise the first failure."""
 
 from __future__ import annotations
 
@@ -169,8 +169,8 @@ class Reading:
     def _threads(self, io: str, n_direct: int, n_ops: int) -> int:
         """As many as there are processors, up to four.
 
-        Direct reads by pread are the exception: each holds its thread, so the queue is as deep as there
-        are threads.
+        Direct reads by pread are the exception: each holds its thread, so the queue is as deep as
+        there are threads.
         """
         if self.options.threads:
             return min(self.options.threads, n_ops)
@@ -216,4 +216,4 @@ _LEAKED: list[object] = []
 
 
 def _bytes(array: npt.NDArray[np.generic]) -> memoryview:
-    return memoryview(array.view(np.uint8)) if len(array) else memoryview(bytearray())
+    return array.view(np.uint8).data if len(array) else memoryview(bytearray())

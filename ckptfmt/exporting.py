@@ -1,7 +1,7 @@
 """``export``: write a checkpoint back as safetensors, sharded with an index, bit for bit.
 
-The header is made here and not by the safetensors library, which wants a shard's tensors in memory all
-at once.
+The header is made here and not by the safetensors library, which wants a shard's tensors in memory
+all at once.
 """
 
 from __future__ import annotations
@@ -138,7 +138,10 @@ def _write(
                 for file, shard in zip(files, shards, strict=True)
                 for item in shard
             }
-            text = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+            text = {
+                "metadata": {"total_size": total},
+                "weight_map": dict(sorted(weight_map.items())),
+            }
             data = json.dumps(text, indent=2, ensure_ascii=False).encode() + b"\n"
             target.write_file("model.safetensors.index.json", data)
         for sidecar in source.description.sidecars:

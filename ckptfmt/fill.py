@@ -82,7 +82,8 @@ def fill(
     stats = _read_dense(request, targets, dense)
     others = {name: p for name, p in chosen.items() if name not in dense}
     if others:
-        framework = "numpy" if isinstance(targets[next(iter(others))].tensor, np.ndarray) else "torch"
+        first = targets[next(iter(others))].tensor
+        framework = "numpy" if isinstance(first, np.ndarray) else "torch"
         part = replace(request, chosen=others, framework=framework)
         for name, tensor in streaming.stream(part, COPY_NBYTES):
             _copy(targets[name].tensor, tensor)
@@ -169,7 +170,9 @@ def _once_each(
     kept: dict[str, int] = {}
     for name, position in chosen.items():
         target = targets[name]
-        other = by_memory.setdefault(target.address, name) if target.dense and target.nbytes else name
+        other = name
+        if target.dense and target.nbytes:
+            other = by_memory.setdefault(target.address, name)
         if other == name:
             kept[name] = position
         elif position != chosen[other] and checkpoint.crc32c(name) != checkpoint.crc32c(other):

@@ -23,7 +23,7 @@ FORMAT_NAME = "ckptfmt"
 MAX_INDEX_NBYTES = 256 << 20
 MAX_TENSORS = 1_000_000
 MAX_DIMS = 64
-MAX_BYTES = 1 << 62
+MAX_BYTES = 1 << 62  # of all partitions together, so that no sum of sizes leaves 64 bits
 #: Features a reader of this version knows. A name in ``requires`` that is not here is refused.
 KNOWN_FEATURES: frozenset[str] = frozenset()
 
@@ -166,9 +166,9 @@ def _refuse_repeated_keys(data: bytes, index: Index, where: str) -> None:
     What comes back unchanged from decoding and encoding has no such keys: no byte was dropped. Only
     an index that another writer spelled differently takes the slow way.
     """
-    if msgspec.json.format(data, indent=-1) == msgspec.json.encode(index):
-        return
     try:
+        if msgspec.json.format(data, indent=-1) == msgspec.json.encode(index):
+            return
         json.loads(data, object_pairs_hook=lambda pairs: _unique(pairs, where))
     except FormatError:
         raise
@@ -201,6 +201,9 @@ def _check_index(index: Index, where: str) -> None:
                 f"{where}: partition {number} is {partition.file!r}, "
                 f"expected {layout.partition_file(number)!r}"
             )
+    total = sum(p.payload_nbytes for p in index.partitions)
+    if total > MAX_BYTES:
+        raise FormatError(f"{where}: {total} bytes of payload, at most {MAX_BYTES} are allowed")
     _check_names(index, where)
     _check_extents(index, where)
 
@@ -290,6 +293,7 @@ def _tensor_nbytes(tensor: TensorEntry, where: str) -> int:
             f"its last dimension must be a multiple of {dtype.pack}"
         )
     nbytes = dtype.nbytes(shape)
-    if nbytes > MAX_BYTES:
+    # An empty tensor has a shape all the same, and frameworks multiply its other dimensions.
+    if dtype.nbytes([max(n, 1) for n in shape]) > MAX_BYTES:
         raise FormatError(f"{where}: tensor {tensor.name!r} is larger than any file can be")
     return nbytes

@@ -1,4 +1,4 @@
-"""Loads into CPU memory: one mapping laid out as the partitions are, a region of it for each tensor."""
+"""Loads into CPU memory: one mapping laid out as the partitions are, a region for each tensor."""
 
 from __future__ import annotations
 
@@ -191,8 +191,9 @@ def map_tensors(request: Request) -> tuple[dict[str, Any], LoadStats]:
         request.progress(stats.read_nbytes, stats.read_nbytes)
     engine = f"mmap, verified by {stats.engine}" if request.verify else "mmap"
     return found, replace(
-        stats, engine=engine, files=files, seconds=time.perf_counter() - began, staging="none: mapped"
-    )
+        stats, engine=engine, files=files, seconds=time.perf_counter() - began,
+        staging="none: mapped",
+    )  # fmt: skip
 
 
 def verify_chosen(request: Request, positions: Sequence[int]) -> LoadStats:

@@ -1,4 +1,7 @@
-"""How to convert and how to load: two frozen records. An argument beats the environment beats the default."""
+"""How to convert and how to load: two frozen records.
+
+An argument beats the environment beats the default.
+"""
 
 from __future__ import annotations
 

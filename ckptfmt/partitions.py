@@ -1,7 +1,7 @@
 """The opened files of a checkpoint: its folder and every partition, checked and held.
 
-A folder that is replaced while it is open keeps serving its old bytes: everything is opened at once,
-relative to the folder, and never by path again.
+A folder that is replaced while it is open keeps serving its old bytes: everything is opened at
+once, relative to the folder, and never by path again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What to read, in which pieces, to where: the read plan. Pure; arrays, so that 100,000 tensors are quick.
+"""What to read, in which pieces, to where: the read plan.
 
-A plan is made of blocks (the units of checksums) grouped into ops (the units of reading). Blocks that
-follow each other both in the file and in memory share an op, padding included.
+Pure; arrays, so that 100,000 tensors are quick. A plan is made of blocks (the units of checksums)
+grouped into ops (the units of reading). Blocks that follow each other both in the file and in
+memory share an op, padding included.
 """
 
 from __future__ import annotations

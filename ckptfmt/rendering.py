@@ -1,4 +1,4 @@
-"""What ``inspect`` shows: a table of tensors, a tree of modules with sizes, or plain values for JSON."""
+"""What ``inspect`` shows: a table of tensors, a tree of modules, or plain values for JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def to_dict(index: Index) -> dict[str, Any]:
         ],
         "tensors": [
             {
-                "names": list(t.names), "dtype": t.dtype, "shape": list(t.shape), "nbytes": t.nbytes,
+                "names": list(t.names), "dtype": t.dtype, "shape": list(t.shape),
+                "nbytes": t.nbytes,
                 "extents": [[e.partition, e.offset, e.nbytes] for e in t.extents],
             }
             for t in index.tensors
@@ -73,7 +74,8 @@ def tensor_rows(index: Index) -> list[tuple[str, str, str, str, str]]:
         name = " = ".join(tensor.names)
         shape = "×".join(map(str, tensor.shape)) or "scalar"
         places = [f"{e.partition}:{e.offset}" for e in tensor.extents]
-        rows.append((name, tensor.dtype, shape, format_nbytes(tensor.nbytes), ", ".join(places) or "-"))
+        size = format_nbytes(tensor.nbytes)
+        rows.append((name, tensor.dtype, shape, size, ", ".join(places) or "-"))
     return rows
 
 

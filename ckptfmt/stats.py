@@ -47,8 +47,8 @@ class LoadStats:
     files : dict
         :class:`FileStrategy` for each partition read.
     disk_wait_seconds, buffered_read_seconds, checksum_seconds, device_wait_seconds : float
-        Mean over the workers: waiting for direct reads; in buffered reads, their checksums included;
-        in checksums; waiting for the device (0 on a CPU).
+        Mean over the workers: waiting for direct reads; in buffered reads, their checksums
+        included; in checksums; waiting for the device (0 on a CPU).
     staging : str
         How bytes reach the device; on a CPU they are read to where they stay.
     peak_pool_nbytes : int

@@ -1,7 +1,7 @@
-"""Direct or buffered, read by read: what is in the page cache comes from there, the rest from the disk.
+"""Direct or buffered, read by read: what the page cache has comes from it, the rest from disk.
 
-Measured on a virtual machine with a 1.9 GB/s disk: cached bytes are 3.3 times faster through the cache,
-cold ones cost half the processor time past it (docs/design.md, reading).
+Measured on a virtual machine with a 1.9 GB/s disk: cached bytes are 3.3 times faster through the
+cache, cold ones cost half the processor time past it (docs/design.md, reading).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def choose(
     cached = np.array(
         [query(partition.fd, int(op["offset"]), int(op["nbytes"])) for op in ops], np.int64
     )
-    # A window with a gap is read directly: filling the gap through the cache costs more than it saves.
+    # A window with a gap is read directly: filling it through the cache costs more than it saves.
     direct = cached < ops["nbytes"]
     return direct, f"{int((~direct).sum())} of {len(ops)} windows cached ({how})"
 
@@ -91,7 +91,7 @@ def _may_ask_mincore(fd: int) -> bool:
 def _sample(
     partition: Partition, ops: npt.NDArray[np.void]
 ) -> tuple[npt.NDArray[np.bool_], str]:
-    """Ask for single bytes that must not wait. It may start some read-ahead, so only a few are asked."""
+    """Ask for single bytes that must not wait; a few only, for it may start some read-ahead."""
     chosen = ops[:: max(1, len(ops) // SAMPLES)]
     hits = 0
     for op in chosen:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ckptfmt.dtypes import Dtype
+    from ckptfmt.stats import FileStrategy
 
 #: Read-ahead while casting.
 CAST_NBYTES = 256 << 20
@@ -101,8 +101,9 @@ def load_cast(request: loading.Request, row: Dtype) -> tuple[dict[str, Any], Loa
     made: dict[int, Any] = {}
     total = sum(request.checkpoint.index.tensors[p].nbytes for p in request.unique)
     done = 0
-    sums: Counter[str] = Counter()
-    last, files = LoadStats(), {}
+    sums: dict[str, Any] = dict.fromkeys(_SUMMED, 0)
+    last = LoadStats()
+    files: dict[str, FileStrategy] = {}
     for name, tensor, stats in _stream_with_stats(request, CAST_NBYTES):
         position = request.chosen[name]
         if position in made:
@@ -112,7 +113,8 @@ def load_cast(request: loading.Request, row: Dtype) -> tuple[dict[str, Any], Loa
             done += request.checkpoint.index.tensors[position].nbytes
         if stats is not None:
             last = stats
-            sums.update({key: getattr(stats, key) for key in _SUMMED})
+            for key in _SUMMED:
+                sums[key] += getattr(stats, key)
             files = _merge(files, stats)
         if progress is not None:
             progress(done, total)
@@ -128,15 +130,13 @@ _SUMMED = (
 )  # fmt: skip
 
 
-def _merge(files: dict[str, Any], stats: LoadStats) -> dict[str, Any]:
+def _merge(files: dict[str, FileStrategy], stats: LoadStats) -> dict[str, FileStrategy]:
     merged = dict(files)
     for name, new in stats.files.items():
         old = merged.get(name)
-        if old is not None:
-            new = replace(
-                new,
-                direct_nbytes=old.direct_nbytes + new.direct_nbytes,
-                buffered_nbytes=old.buffered_nbytes + new.buffered_nbytes,
-            )
-        merged[name] = new
+        merged[name] = new if old is None else replace(
+            new,
+            direct_nbytes=old.direct_nbytes + new.direct_nbytes,
+            buffered_nbytes=old.buffered_nbytes + new.buffered_nbytes,
+        )  # fmt: skip
     return merged

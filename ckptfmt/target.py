@@ -96,7 +96,8 @@ class Target:
             return state.done
         if state is not None and state.done and not self.force:
             raise TargetExistsError(
-                errno.EEXIST, f"an unfinished conversion with {len(state.done)} finished partitions",
+                errno.EEXIST,
+                f"an unfinished conversion with {len(state.done)} finished partitions",
                 self.partial, hint="--resume goes on with it, --force begins anew",
             )  # fmt: skip
         if state is None:
@@ -153,8 +154,9 @@ class Target:
 
     def _refuse_foreign(self) -> None:
         """Never empty a folder that only happens to have this name."""
-        names = os.listdir(self.partial)
-        if names and layout.INDEX_FILE not in names and not set(names) <= {layout.STATE_FILE, layout.STATE_FILE + "~"}:
+        names = set(os.listdir(self.partial))
+        only_state = names <= {layout.STATE_FILE, layout.STATE_FILE + "~"}
+        if layout.INDEX_FILE not in names and not only_state:
             raise TargetExistsError(
                 errno.EEXIST, "is there, and was not left by a conversion", self.partial,
                 hint="move it away: the conversion needs this name",
@@ -231,8 +233,9 @@ class Target:
         try:
             _core.rename_exchange(self.partial, self.path)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
-                raise FileError(error.errno or errno.EIO, "cannot be replaced", self.path) from error
+            code = error.errno or errno.EIO
+            if code not in (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
+                raise FileError(code, "cannot be replaced", self.path) from error
             if os.path.isdir(self.old):
                 shutil.rmtree(self.old)
             os.rename(self.path, self.old)
@@ -268,7 +271,7 @@ class Target:
 
 
 def sums_line(name: bytes, digest: str) -> bytes:
-    """One line as ``sha256sum`` writes it, odd names escaped as it does (coreutils manual, md5sum)."""
+    """One line as ``sha256sum`` writes it, odd names escaped as in the coreutils manual, md5sum."""
     escaped = name.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
     mark = b"\\" if escaped != name else b""
     return mark + digest.encode() + b"  " + escaped + b"\n"

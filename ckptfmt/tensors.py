@@ -64,7 +64,7 @@ def _numpy_maker() -> Callable[[TensorEntry, Region | None], Any]:
         dtype = np.dtype(DTYPES[entry.dtype].numpy_name)
         if region is None:
             return np.empty(entry.shape, dtype)
-        return np.frombuffer(region, dtype).reshape(entry.shape)
+        return np.frombuffer(memoryview(region), dtype).reshape(entry.shape)
 
     return make
 

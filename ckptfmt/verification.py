@@ -65,7 +65,9 @@ class VerifyReport:
         """Whether nothing is wrong."""
         return not self.problems
 
-    def add(self, file: str, message: str, tensor: str | None = None, offset: int | None = None) -> None:
+    def add(
+        self, file: str, message: str, tensor: str | None = None, offset: int | None = None
+    ) -> None:
         """Note a problem."""
         self.problems.append(Problem(file, message, tensor, offset))
 
@@ -84,8 +86,8 @@ def verify(
     path : path-like
         The checkpoint.
     against : path-like, optional
-        Its source: every tensor is compared with it, bit for bit, after the cast and the filters that
-        the conversion used.
+        Its source: every tensor is compared with it, bit for bit, after the cast and the filters
+        that the conversion used.
     options : LoadOptions, optional
         How to read.
     progress : callable, optional
@@ -102,7 +104,8 @@ def verify(
         There is no checkpoint at all.
     """
     began = time.perf_counter()
-    verification = _Verification(os.fspath(path), options or LoadOptions.from_environment(), progress)
+    how = options or LoadOptions.from_environment()
+    verification = _Verification(os.fspath(path), how, progress)
     report = verification.run()
     if against is not None and report.ok:
         report.compared = comparison.compare(report.path, os.fspath(against), report.problems)
@@ -232,7 +235,9 @@ class _Verification:
                 if not any(p.file == name for p in self.report.problems):
                     self.report.add(name, f"missing, though {layout.SUMS_FILE} lists it")
             elif found[raw] != digest and name != layout.INDEX_FILE:
-                self.report.add(name, f"its SHA-256 is {found[raw]}, {layout.SUMS_FILE} says {digest}")
+                self.report.add(
+                    name, f"its SHA-256 is {found[raw]}, {layout.SUMS_FILE} says {digest}"
+                )
         expected = b"".join(sums_line(name, digest) for name, digest in sorted(listed.items()))
         if sums != expected and len(self.report.problems) == before:
             self.report.add(layout.SUMS_FILE, "is not in the form that docs/format.md prescribes")
@@ -248,7 +253,7 @@ class _Verification:
 
 
 def parse_sums(data: bytes) -> dict[bytes, str]:
-    """Names and sums of a list as ``sha256sum`` writes it; lines of another form are passed over."""
+    """Names and sums of a list as ``sha256sum`` writes it; other lines are passed over."""
     listed: dict[bytes, str] = {}
     for line in data.split(b"\n"):
         escaped = line.startswith(b"\\")

@@ -53,7 +53,7 @@ def run_workers(
 
 
 def _join(thread: threading.Thread) -> None:
-    """Wait for what is under way, however often someone presses Ctrl-C: it still uses the memory."""
+    """Wait for what is under way, however often someone presses Ctrl-C: it uses the memory."""
     while thread.is_alive():
         try:
             thread.join()

@@ -1,4 +1,4 @@
-"""Where every tensor goes: the write plan. Pure, so that ``--dry-run`` is the plan and nothing else."""
+"""Where every tensor goes: the write plan. Pure, so ``--dry-run`` is the plan and nothing else."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class WritePlan:
         return tuple(self.alignment + p.payload_nbytes + p.table_nbytes for p in self.partitions)
 
     def chunks(self, nbytes: int) -> Iterator[Chunk]:
-        """Cut the plan into chunks that span at most `nbytes` (a multiple of the block) of a file."""
+        """Cut the plan into chunks that span at most `nbytes`, whole blocks, of a file."""
         pieces: list[Piece] = []
         number, block = -1, 0
         for position, tensor in enumerate(self.tensors):
@@ -100,7 +100,7 @@ class WritePlan:
 
 
 class _Filling:
-    """Fill partitions in order. One starts full-size and empty; it ends when the next tensor does not fit."""
+    """Fill partitions in order: each ends where the next tensor does not fit."""
 
     def __init__(self, alignment: int, partition_nbytes: int) -> None:
         self.alignment = alignment
@@ -150,7 +150,9 @@ class _Filling:
         return tuple(extents)
 
 
-def plan_write(tensors: Sequence[TensorSpec], *, alignment: int, partition_nbytes: int) -> WritePlan:
+def plan_write(
+    tensors: Sequence[TensorSpec], *, alignment: int, partition_nbytes: int
+) -> WritePlan:
     """Lay the tensors out, in the order given.
 
     Parameters

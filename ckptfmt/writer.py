@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ckptfmt.engine import Progress
     from ckptfmt.sources.base import Readable
     from ckptfmt.target import Target
-    from ckptfmt.write_plan import Chunk, Piece, WritePlan
+    from ckptfmt.write_plan import Chunk, WritePlan
 
 CHUNK_NBYTES = 8 << 20
 
@@ -141,7 +141,7 @@ class Writer:
                     fd = self._fd(chunk.partition)
                 self._write_chunk(chunk, fd, buffers)
                 self._chunk_done(chunk, fd)
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+        except BaseException as error:  # handed to the thread that waits
             with self._lock:
                 self._error = self._error or error
             self._stop.set()
@@ -236,7 +236,7 @@ def read_as(
     wanted: str,
     allocate: Callable[[int], memoryview] = lambda nbytes: memoryview(bytearray(nbytes)),
 ) -> None:
-    """Fill `out` from byte `start` of a tensor on, cast from dtype `stored` to `wanted` on the way."""
+    """Fill `out` from byte `start` of a tensor on, cast from `stored` to `wanted` on the way."""
     if stored == wanted:
         source.read_into(tensor, start, out)
         return

@@ -201,9 +201,8 @@ def refuse_collisions(sidecars: list[Sidecar], partitions: int) -> None:
     """A sidecar may not have a name of ours."""
     ours = {layout.INDEX_FILE, layout.SUMS_FILE, *map(layout.partition_file, range(partitions))}
     for sidecar in sidecars:
-        if sidecar.name in ours or sidecar.name.startswith("part-") and (
-            sidecar.name.endswith(".ckptfmt")
-        ):  # fmt: skip
+        like_ours = sidecar.name.startswith("part-") and sidecar.name.endswith(".ckptfmt")
+        if like_ours or sidecar.name in ours:
             raise SourceError(
                 f"{sidecar.path}: has a name that belongs to the checkpoint itself",
                 hint="rename it, or leave it out of the source folder",

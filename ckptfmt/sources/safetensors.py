@@ -62,7 +62,8 @@ class SafetensorsSource:
         self._paths.append(path)
         status = os.fstat(fd)
         self.description.files.append(SourceFile(file, status.st_size, status.st_mtime_ns))
-        metadata = msgspec.json.decode(header.pop("__metadata__", b"null"), type=dict[str, str] | None)
+        raw = header.pop("__metadata__", b"null")
+        metadata = msgspec.json.decode(raw, type=dict[str, str] | None)
         self.description.metadata.update(metadata or {})
         found = msgspec.json.decode(msgspec.json.encode(header), type=dict[str, _Tensor])
         for name, tensor in sorted(found.items(), key=lambda item: item[1].data_offsets):

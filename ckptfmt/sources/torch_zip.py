@@ -1,7 +1,7 @@
-"""``.bin``, ``.pt`` and ``.pth`` files: zip archives, read by ``torch.load(weights_only=True, mmap=True)``.
+"""``.bin``, ``.pt`` and ``.pth`` files: zips, read by ``torch.load(weights_only=True, mmap=True)``.
 
-No pickle is ever run: torch's restricted unpickler refuses anything but tensors and plain containers,
-and the old kind without a zip, which cannot be mapped, is refused here.
+No pickle is ever run: torch's restricted unpickler refuses anything but tensors and plain
+containers, and the old kind without a zip, which cannot be mapped, is refused here.
 """
 
 from __future__ import annotations
