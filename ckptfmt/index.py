@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
@@ -24,6 +24,8 @@ MAX_INDEX_NBYTES = 256 << 20
 MAX_TENSORS = 1_000_000
 MAX_DIMS = 64
 MAX_BYTES = 1 << 62  # of all partitions together, so that no sum of sizes leaves 64 bits
+#: A size or offset: beyond the limit neither sums nor messages would stay small.
+Nbytes = Annotated[int, msgspec.Meta(ge=0, le=MAX_BYTES)]
 #: Features a reader of this version knows. A name in ``requires`` that is not here is refused.
 KNOWN_FEATURES: frozenset[str] = frozenset()
 
@@ -31,9 +33,9 @@ KNOWN_FEATURES: frozenset[str] = frozenset()
 class Extent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Bytes of one tensor in one partition: file number, offset from the file's start, length."""
 
-    partition: int
-    offset: int
-    nbytes: int
+    partition: Nbytes
+    offset: Nbytes
+    nbytes: Nbytes
 
 
 class TensorEntry(msgspec.Struct, frozen=True, gc=False):
@@ -41,7 +43,7 @@ class TensorEntry(msgspec.Struct, frozen=True, gc=False):
 
     names: tuple[str, ...]
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[Nbytes, ...]
     extents: tuple[Extent, ...]
 
     @property
@@ -59,8 +61,8 @@ class PartitionEntry(msgspec.Struct, frozen=True):
     """One partition file."""
 
     file: str
-    payload_nbytes: int
-    table_nbytes: int
+    payload_nbytes: Nbytes
+    table_nbytes: Nbytes
 
 
 class Index(msgspec.Struct, frozen=True):
@@ -70,8 +72,8 @@ class Index(msgspec.Struct, frozen=True):
     version: tuple[int, int]
     requires: tuple[str, ...]
     id: str
-    alignment: int
-    block_nbytes: int
+    alignment: Nbytes
+    block_nbytes: Nbytes
     partitions: tuple[PartitionEntry, ...]
     tensors: tuple[TensorEntry, ...]
     metadata: dict[str, str] = {}
@@ -285,7 +287,7 @@ def _tensor_nbytes(tensor: TensorEntry, where: str) -> int:
             f"does not have"
         )
     shape = tensor.shape
-    if len(shape) > MAX_DIMS or (shape and min(shape) < 0):
+    if len(shape) > MAX_DIMS:
         raise FormatError(f"{where}: tensor {tensor.name!r} has the shape {list(shape)}")
     if dtype.pack > 1 and (not shape or shape[-1] % dtype.pack):
         raise FormatError(
@@ -294,6 +296,6 @@ def _tensor_nbytes(tensor: TensorEntry, where: str) -> int:
         )
     nbytes = dtype.nbytes(shape)
     # An empty tensor has a shape all the same, and frameworks multiply its other dimensions.
-    if dtype.nbytes([max(n, 1) for n in shape]) > MAX_BYTES:
+    if (nbytes or dtype.nbytes([max(n, 1) for n in shape])) > MAX_BYTES:
         raise FormatError(f"{where}: tensor {tensor.name!r} is larger than any file can be")
     return nbytes
