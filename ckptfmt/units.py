@@ -13,7 +13,7 @@ _FACTORS = {
     "g": 1 << 30, "gib": 1 << 30, "gb": 10**9,
     "t": 1 << 40, "tib": 1 << 40, "tb": 10**12,
 }  # fmt: skip
-_PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
+_PATTERN = re.compile(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([a-zA-Z]*)\s*")
 
 
 def parse_nbytes(text: str | int) -> int:
@@ -30,12 +30,14 @@ def parse_nbytes(text: str | int) -> int:
     factor = _FACTORS.get(match[2].lower()) if match else None
     if match is None or factor is None:
         raise OptionError(f"{text!r} is not a byte count", hint="write 4096, 64KiB, 512MB or 4GiB")
-    if "." not in match[1]:
-        return int(match[1]) * factor
-    value = float(match[1]) * factor
-    if value != int(value):
+    # In integers: as a float, 1.07 GB is no whole number of bytes.
+    number: str = match[1]
+    whole, _, decimals = number.partition(".")
+    scale: int = 10 ** len(decimals)
+    value, rest = divmod(int(whole + decimals) * factor, scale)
+    if rest:
         raise OptionError(f"{text!r} is not a whole number of bytes")
-    return int(value)
+    return value
 
 
 def format_nbytes(nbytes: float) -> str:
