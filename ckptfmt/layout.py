@@ -142,6 +142,8 @@ def unpack_table(data: bytes | memoryview, where: str) -> npt.NDArray[np.uint32]
     """Decode and check a checksum table."""
     import numpy as np  # noqa: PLC0415
 
+    if len(data) < table_nbytes(0) or len(data) % 4:
+        raise FormatError(f"{where}: a checksum table of {len(data)} bytes, expected 4 for each")
     body = bytes(data[:-4])
     (stored,) = _CRC.unpack(bytes(data[-4:]))
     found = crc32c(body)

@@ -2,7 +2,7 @@
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
-from libc.errno cimport errno
+from libc.errno cimport ENOMEM, errno
 from libc.stdint cimport uintptr_t
 from posix.mman cimport (
     MADV_DONTNEED, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE,
@@ -55,6 +55,8 @@ cdef class Memory:
         """Huge pages only cover whole, aligned 2 MiB: ask for a start that is."""
         cdef size_t align = HUGE if nbytes >= HUGE else PAGE
         cdef size_t total = nbytes + align - PAGE
+        if total < nbytes:
+            return ENOMEM
         cdef void *raw = mmap(NULL, total, PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if raw == MAP_FAILED:
