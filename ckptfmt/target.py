@@ -93,6 +93,9 @@ class Target:
         state = self._read_state()
         if state is not None and resume and not self.force:
             self._compare(state.identity, identity)
+            kept = {layout.STATE_FILE, *map(layout.partition_file, state.done)}
+            for name in set(os.listdir(self.partial)) - kept:  # a sidecar may have gone since
+                _remove(os.path.join(self.partial, name))
             return state.done
         if state is not None and state.done and not self.force:
             raise TargetExistsError(
