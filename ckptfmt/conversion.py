@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ckptfmt import dtypes, index, layout
-from ckptfmt.errors import FileError, NotFoundError, SourceError
+from ckptfmt.errors import FileError, FormatError, NotFoundError, SourceError
 from ckptfmt.index import Index
 from ckptfmt.options import DEFAULT_PARTITION_NBYTES, ConvertOptions
 from ckptfmt.selection import matcher
@@ -194,10 +194,6 @@ class Conversion:
             alignment=options.alignment,
             partition_nbytes=options.partition_nbytes,
         )
-        if len(self.plan.tensors) > index.MAX_TENSORS:
-            raise SourceError(
-                f"{len(self.plan.tensors)} tensors, at most {index.MAX_TENSORS} allowed"
-            )
         description = source.description
         refuse_collisions(description.sidecars, len(self.plan.partitions))
         self.provenance = {
@@ -210,6 +206,7 @@ class Conversion:
                 **description.provenance,
             },
         }
+        self._refuse_unreadable(name or description.kind)
         self.report = ConvertReport(
             path=target,
             plan=self.plan,
@@ -251,6 +248,13 @@ class Conversion:
             target.write_sums()
             target.finish()
         return replace(self.report, resumed=list(done), checkpoint_id=checkpoint_id.hex())
+
+    def _refuse_unreadable(self, where: str) -> None:
+        """What `open` would refuse is refused before a byte is written, not after the last one."""
+        try:
+            index.decode(index.encode(self._index(bytes(16))), where)
+        except FormatError as error:
+            raise SourceError(f"cannot be stored: {error}") from error
 
     def _identity(self) -> dict[str, object]:
         """What must be the same to resume. A live object has no identity of its own."""
