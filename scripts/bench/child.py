@@ -53,6 +53,14 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def anon_huge_nbytes() -> int:
+    """Bytes of this process in huge pages, by the kernel's count."""
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("AnonHugePages:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
 def main() -> None:
     """Run one contender and print its record."""
     name, state, sums_file, *paths = sys.argv[1:]
@@ -89,6 +97,10 @@ def main() -> None:
         stats = ckptfmt.load_stats()
         assert stats is not None
         record["ran"] = stats.to_dict()
+        record["anon_huge_nbytes"] = anon_huge_nbytes()
+        began = time.perf_counter()
+        ckptfmt.open(files[0].parent).close()
+        record["open_seconds"] = time.perf_counter() - began
     check(tensors, json.loads(Path(sums_file).read_text()))
     print(json.dumps(record))
 

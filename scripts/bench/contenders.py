@@ -48,6 +48,15 @@ def _ckptfmt(**given: Any) -> Callable[[list[Path]], Callable[[], Tensors]]:
     return prepare
 
 
+def _ckptfmt_reads(reads: str) -> Callable[[list[Path]], Callable[[], Tensors]]:
+    def prepare(files: list[Path]) -> Callable[[], Tensors]:
+        import ckptfmt
+
+        return _ckptfmt(options=ckptfmt.LoadOptions(reads=reads))(files)  # type: ignore[arg-type]
+
+    return prepare
+
+
 def _load_file(backend: str) -> Callable[[list[Path]], Callable[[], Tensors]]:
     def prepare(files: list[Path]) -> Callable[[], Tensors]:
         from safetensors.torch import load_file
@@ -145,6 +154,8 @@ def _tensorizer(files: list[Path]) -> Callable[[], Tensors]:
 CONTENDERS: dict[str, Contender] = {
     "ckptfmt": Contender(_ckptfmt(), "ckptfmt"),
     "ckptfmt-unverified": Contender(_ckptfmt(verify=False), "ckptfmt"),
+    "ckptfmt-direct": Contender(_ckptfmt_reads("direct"), "ckptfmt"),
+    "ckptfmt-buffered": Contender(_ckptfmt_reads("buffered"), "ckptfmt"),
     "ckptfmt-mmap": Contender(_ckptfmt(mmap=True), "ckptfmt", private=False),
     "safetensors": Contender(_load_file("mmap"), "safetensors", private=False),
     "safetensors-clone": Contender(_open_and_clone, "safetensors"),

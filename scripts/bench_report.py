@@ -1,0 +1,198 @@
+"""Turn benchmark records into tables and plots: ``docs/benchmarks.md``, an SVG each, the README's numbers.
+
+    python scripts/bench_report.py docs/benchmarks/*.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+NUMBERS = re.compile(r"(<!-- numbers -->\n).*?(<!-- /numbers -->)", re.DOTALL)
+CEILINGS = {"cold": "ceiling-direct", "warm": "ceiling-buffered"}
+LABELS = {
+    "ckptfmt": "**ckptfmt**, verified",
+    "ckptfmt-unverified": "**ckptfmt**, unverified",
+    "ckptfmt-mmap": "ckptfmt, `mmap=True`",
+    "ckptfmt-direct": "ckptfmt, all direct",
+    "ckptfmt-buffered": "ckptfmt, all buffered",
+    "ceiling-direct": "ceiling: C, O_DIRECT io_uring",
+    "ceiling-direct-verified": "the same with CRC32C",
+    "ceiling-buffered": "ceiling: C, two threads of pread, 4 MiB",
+    "ceiling-buffered-16m": "ceiling: C, two threads of pread, 16 MiB",
+    "safetensors": "safetensors `load_file` (mmap)",
+    "safetensors-clone": "safetensors, open and clone",
+    "safetensors-pread": "safetensors `load_file(backend=\"pread\")`",
+    "torch": "`torch.load`",
+    "torch-mmap": "`torch.load(mmap=True)`",
+    "runai": "Run:ai Model Streamer",
+    "runai-buffered": "Run:ai, `sync_buffered`",
+    "fastsafetensors": "fastsafetensors, no GDS",
+    "tensorizer": "tensorizer",
+}
+MAPPED = {"ckptfmt-mmap", "safetensors", "torch-mmap"}
+
+
+def rows_of(record: dict[str, Any], state: str) -> list[tuple[str, dict[str, Any]]]:
+    """Contenders of a state, fastest first; mapped files, which are not read, at the end."""
+    found = [
+        (key.rsplit(" ", 1)[0], figures)
+        for key, figures in record["summary"].items()
+        if key.rsplit(" ", 1)[1] == state
+    ]
+    return sorted(found, key=lambda row: (row[0] in MAPPED, -row[1]["gb_s"]))
+
+
+def load_table(record: dict[str, Any], state: str) -> list[str]:
+    """One Markdown table."""
+    ceiling = best_ceiling(record, state)
+    against = LABELS[ceiling].split(":")[0] if ceiling else "ckptfmt"
+    lines = [
+        f"| {state} | GB/s, median (min – max) | ÷ {against} | first load | CPU s/GB | peak RSS ÷ model | n |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, f in rows_of(record, state):
+        ratio = f["rate_to"].get(ceiling or "ckptfmt", 1.0)
+        lines.append(
+            f"| {LABELS[name]} | {f['gb_s']:.2f} ({f['gb_s_min']:.2f} – {f['gb_s_max']:.2f}) | "
+            f"{ratio:.2f} | {f['first_gb_s']:.2f} | {f['cpu_s_per_gb']:.2f} | "
+            f"{f['peak_rss_ratio']:.2f} | {f['n']} |"
+        )
+    return lines
+
+
+def best_ceiling(record: dict[str, Any], state: str) -> str | None:
+    """The faster of the ceilings measured in a state."""
+    names = [n for n, _ in rows_of(record, state) if n.startswith("ceiling")]
+    plain = [n for n in names if not n.endswith("verified")]
+    return plain[0] if plain else None
+
+
+def plot(record: dict[str, Any], state: str) -> str:
+    """Bars of rates, the ceiling as a line. Mapped files have no rate and are left out."""
+    rows = [(n, f) for n, f in rows_of(record, state) if n not in MAPPED]
+    width, left, bar, top = 760, 260, 22, 40
+    most = max(f["gb_s_max"] for _, f in rows) * 1.05
+    scale = (width - left - 60) / most
+    height = top + bar * len(rows) + 30
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        f'<text x="10" y="20" font-size="14">{escape(record["model"])}, {state}: GB/s, median; '
+        f"the line spans min to max</text>",
+    ]
+    for i, (name, f) in enumerate(rows):
+        y = top + i * bar
+        colour = "#999999" if name.startswith("ceiling") else "#c8d6e5"
+        colour = "#1f6f8b" if name.startswith("ckptfmt") else colour
+        label = escape(re.sub(r"[*`]", "", LABELS[name]))
+        low, high = left + f["gb_s_min"] * scale, left + f["gb_s_max"] * scale
+        parts += [
+            f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{label}</text>',
+            f'<rect x="{left}" y="{y + 3}" width="{f["gb_s"] * scale:.1f}" height="{bar - 8}" '
+            f'fill="{colour}"/>',
+            f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y + 10}" y2="{y + 10}" stroke="#333333"/>',
+            f'<text x="{high + 6:.1f}" y="{y + 14}">{f["gb_s"]:.2f}</text>',
+        ]
+    ceiling = best_ceiling(record, state)
+    if ceiling:
+        x = left + dict(rows)[ceiling]["gb_s"] * scale
+        parts.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top - 6}" y2="{height - 24}" stroke="#b03a2e" '
+            f'stroke-dasharray="4 3"/>'
+        )
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def convert_table(record: dict[str, Any]) -> list[str]:
+    """The Markdown table of a conversion's record."""
+    lines = [
+        "| | GB/s, median | ÷ cp and fsync | source cached after | n |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, f in record["summary"].items():
+        lines.append(
+            f"| {name} | {f['gb_s']:.2f} | {f['rate_to_cp']:.2f} | "
+            f"{f['source_cached_after']:.0%} | {f['n']} |"
+        )
+    return lines
+
+
+def describe(record: dict[str, Any]) -> str:
+    """Where a record comes from, in one line."""
+    machine = record["machine"]
+    versions = ", ".join(f"{n} {v}" for n, v in record["versions"].items() if v)
+    return (
+        f"{machine['cpus']} × {machine['cpu']}, {machine['memory_nbytes'] / 1e9:.0f} GB, "
+        f"Linux {machine['kernel']}, {record['file_system']}; commit {record['commit']}; {versions}."
+    )
+
+
+def main() -> None:
+    """Write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("records", nargs="+", type=Path)
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    given = parser.parse_args()
+    text = ["# Benchmarks", "", "Made by `scripts/bench_report.py` from the records beside it.", ""]
+    short: list[str] = []
+    for path in sorted(given.records):
+        record = json.loads(path.read_text())
+        text += [f"## {record['benchmark']}: {record['model']}", "", describe(record), ""]
+        if record["benchmark"] == "convert":
+            text += [*convert_table(record), ""]
+            continue
+        text += [f"Timed: {record['protocol']}.", ""]
+        for state in ("cold", "warm", "half"):
+            if not rows_of(record, state):
+                continue
+            text += [*load_table(record, state), ""]
+            if state != "half":
+                svg = given.docs / "benchmarks" / f"{path.stem}-{state}.svg"
+                svg.parent.mkdir(parents=True, exist_ok=True)
+                svg.write_text(plot(record, state))
+                text += [f"![rates]({svg.relative_to(given.docs)})", ""]
+                short += readme_rows(record, state)
+    (given.docs / "benchmarks.md").write_text("\n".join(text))
+    if given.readme.exists() and short:
+        table = [
+            "| model, page cache | ckptfmt, verified | unverified | ceiling | fastest peer | safetensors clone |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *short,
+            "",
+        ]
+        old = given.readme.read_text()
+        given.readme.write_text(
+            NUMBERS.sub(lambda m: m[1] + "\n".join(table) + "\n" + m[2], old, count=1)
+        )
+
+
+def readme_rows(record: dict[str, Any], state: str) -> list[str]:
+    """One row of the README's table: GB/s."""
+    rows = dict(rows_of(record, state))
+    peers = {n: f for n, f in rows.items() if not n.startswith(("ckptfmt", "ceiling"))}
+    private = {n: f for n, f in peers.items() if n not in MAPPED}
+    if not private or "ckptfmt" not in rows:
+        return []
+    best = max(private, key=lambda n: private[n]["gb_s"])
+    ceiling = best_ceiling(record, state)
+
+    def rate(name: str | None) -> str:
+        return f"{rows[name]['gb_s']:.2f}" if name in rows else "–"
+
+    return [
+        f"| {record['model']}, {state} | **{rate('ckptfmt')}** | {rate('ckptfmt-unverified')} | "
+        f"{rate(ceiling)} | {rate(best)} ({re.sub('[*`]', '', LABELS[best])}) | "
+        f"{rate('safetensors-clone')} |"
+    ]
+
+
+if __name__ == "__main__":
+    main()
