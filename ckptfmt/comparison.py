@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ckptfmt.conversion import Chosen
-from ckptfmt.errors import CkptError
+from ckptfmt.errors import CkptError, FormatError
 from ckptfmt.options import ConvertOptions
 from ckptfmt.problems import Problem
 from ckptfmt.sources import open_source
@@ -39,13 +41,22 @@ def compare(path: str, source: str, problems: list[Problem]) -> int:
         stored.close()
 
 
+class _Given(msgspec.Struct):
+    """What the provenance tells of the options; the format leaves it to the writer."""
+
+    dtype: str = "keep"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
 def _options(stored: StoredSource) -> ConvertOptions:
-    given = stored.checkpoint.provenance.get("options", {})
-    return ConvertOptions(
-        dtype=given.get("dtype", "keep"),
-        include=tuple(given.get("include", ())),
-        exclude=tuple(given.get("exclude", ())),
-    )
+    try:
+        given = msgspec.convert(stored.checkpoint.provenance.get("options", {}), _Given)
+    except msgspec.ValidationError as error:
+        raise FormatError(
+            f"{stored.checkpoint.path}: the options in the provenance cannot be read: {error}"
+        ) from error
+    return ConvertOptions(dtype=given.dtype, include=given.include, exclude=given.exclude)
 
 
 def _compare(stored: StoredSource, chosen: Chosen, source: str, problems: list[Problem]) -> int:

@@ -48,8 +48,7 @@ def dtype_sums(index: Index) -> dict[str, dict[str, int]]:
 
 def summary(path: str, index: Index) -> list[tuple[str, str]]:
     """Label and text of the lines above the table."""
-    source = index.provenance.get("source", {})
-    options = index.provenance.get("options", {})
+    source, options = _section(index, "source"), _section(index, "options")
     dtypes = ", ".join(
         f"{name} {format_nbytes(entry['nbytes'])} in {entry['tensors']}"
         for name, entry in dtype_sums(index).items()
@@ -65,6 +64,12 @@ def summary(path: str, index: Index) -> list[tuple[str, str]]:
         ("source", f"{source.get('name') or source.get('kind', '-')} ({source.get('kind', '-')})"),
         ("converted by", f"{index.provenance.get('tool', '-')}, dtype {options.get('dtype', '-')}"),
     ]
+
+
+def _section(index: Index, name: str) -> dict[str, Any]:
+    """A part of the provenance; another writer may have put anything there."""
+    section = index.provenance.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def tensor_rows(index: Index) -> list[tuple[str, str, str, str, str]]:
