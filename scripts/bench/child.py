@@ -53,10 +53,10 @@ def cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def anon_huge_nbytes() -> int:
-    """Bytes of this process in huge pages, by the kernel's count."""
-    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
-        if line.startswith("AnonHugePages:"):
+def kernel_nbytes(file: str, field: str) -> int:
+    """A count of this process from /proc. (``ru_maxrss`` would be the parent's, carried over.)"""
+    for line in Path(file).read_text().splitlines():
+        if line.startswith(field):
             return int(line.split()[1]) << 10
     return 0
 
@@ -89,7 +89,7 @@ def main() -> None:
         "nbytes": nbytes,
         "cpu_seconds": cpu,
         "faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults,
-        "peak_rss_nbytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_rss_nbytes": kernel_nbytes("/proc/self/status", "VmHWM:"),
     }
     if name.startswith("ckptfmt"):
         import ckptfmt
@@ -97,7 +97,7 @@ def main() -> None:
         stats = ckptfmt.load_stats()
         assert stats is not None
         record["ran"] = stats.to_dict()
-        record["anon_huge_nbytes"] = anon_huge_nbytes()
+        record["anon_huge_nbytes"] = kernel_nbytes("/proc/self/smaps_rollup", "AnonHugePages:")
         began = time.perf_counter()
         ckptfmt.open(files[0].parent).close()
         record["open_seconds"] = time.perf_counter() - began
