@@ -1,8 +1,9 @@
 """The engine: workers that carry out a read plan without the GIL.
 
-The plan is known before the first byte is read, so the queue is a counter. Each worker owns its ring and
-its slots; workers share the plan, two cursors and a failure latch. A loop that runs without the GIL
-never raises: the first failure goes to the latch and the caller raises it once all have stopped.
+The plan is known before the first byte is read, so the queue is a counter. Each worker owns its
+ring and its slots; workers share the plan, two cursors and a failure latch. A loop that runs
+without the GIL never raises: the first failure goes to the latch and the caller raises it once all
+have stopped.
 """
 
 cimport cython
@@ -26,9 +27,9 @@ from ckptfmt._native.files import (
 from ckptfmt._native.memory import Memory, Region
 
 __all__ = [
-    "Engine", "Memory", "Region", "cached_nbytes", "crc32c", "crc32c_combine", "crc32c_implementation",
-    "dio_alignment", "fallocate", "io_uring_errno", "rename_exchange", "rename_noreplace",
-    "resident_nbytes",
+    "Engine", "Memory", "Region", "cached_nbytes", "crc32c", "crc32c_combine",
+    "crc32c_implementation", "dio_alignment", "fallocate", "io_uring_errno", "rename_exchange",
+    "rename_noreplace", "resident_nbytes",
 ]
 
 cdef enum:
@@ -74,8 +75,8 @@ cdef struct Run:              # what they share
     const int32_t *direct_fds
     const int32_t *buffered_fds
     int64_t n_direct, n_ops
-    uint32_t *found           # scan: the checksum of each block, and whether what follows it is zero
-    unsigned char *dirty
+    uint32_t *found           # scan: the checksum of each block,
+    unsigned char *dirty      # and whether other than zeros follow it
     char *scratch
     size_t slot_nbytes
     unsigned depth
@@ -141,7 +142,7 @@ cdef int64_t check_blocks(Run *run, int64_t i, const char *base, int64_t block,
 
 
 cdef void read_buffered(Run *run, int64_t i, char *base, size_t filled) noexcept nogil:
-    """Read the rest of op `i` through the page cache, verifying each step while it is in the CPU's."""
+    """Read the rest of op `i` through the page cache; verify each step while it is in the CPU's."""
     cdef const ReadOp *op = &run.ops[i]
     cdef int fd = run.buffered_fds[op.file]
     cdef int64_t block = op.first_block
@@ -175,8 +176,8 @@ cdef enum State:
 cdef State settle(Slot *slot, const ReadOp *op, long long result) noexcept nogil:
     """What one completion of a direct read means; both I/O tables come here.
 
-    A short read goes on from its last whole sector. One that brings less than a sector, or the end of
-    the file, leaves the rest to buffered reads, which know no alignment and report the true end.
+    A short read goes on from its last whole sector. One that brings less than a sector, or the end
+    of the file, leaves the rest to buffered reads, which know no alignment and report the true end.
     """
     cdef size_t before = slot.filled
     if result == -EINTR or result == -EAGAIN:
@@ -242,7 +243,7 @@ cdef Begun begin(Run *run, Worker *w, unsigned s) noexcept nogil:
         read_buffered(run, i, slot.address, 0)
         return DONE_ALREADY
     code = submit(run, w, s)
-    if code == EAGAIN or code == EBUSY:      # the kernel is short of memory for requests, not of bytes
+    if code == EAGAIN or code == EBUSY:      # the kernel is short of memory for requests
         read_buffered(run, i, slot.address, 0)
         return DONE_ALREADY
     if code != 0:
@@ -283,7 +284,7 @@ cdef bint complete(Run *run, Worker *w, bint block, unsigned *freed) noexcept no
 
 
 cdef void work(Run *run, Worker *w) noexcept nogil:
-    """One worker: keep `depth` direct reads in flight, do buffered reads meanwhile, verify what lands."""
+    """One worker: keep `depth` direct reads in flight, read others meanwhile, verify what lands."""
     cdef unsigned n_idle = run.depth, in_flight = 0, s, freed = 0
     cdef bint direct_left = True
     cdef int64_t i
@@ -326,7 +327,8 @@ cdef void run_worker(Run *run, const IoOps *table) noexcept nogil:
     w.idle = <unsigned *>(w.slots + run.depth)
     w.scratch = NULL
     if run.scratch != NULL:
-        w.scratch = run.scratch + fetch_add(&run.next_scratch, 1) * (run.depth + 1) * run.slot_nbytes
+        w.scratch = run.scratch
+        w.scratch += fetch_add(&run.next_scratch, 1) * (run.depth + 1) * run.slot_nbytes
     code = table.open(&w.io, run.depth) if w.slots != NULL else ENOMEM
     if code != 0 and w.slots != NULL and table != pread_ops():
         run.ring_errno = code
@@ -354,8 +356,8 @@ cdef class Engine:
     cdef readonly str io
     cdef readonly int workers
 
-    def __init__(self, ops, blocks, direct_fds, buffered_fds, *, n_direct, io, depth, workers, verify,
-                 found=None, dirty=None, slot_nbytes=0):
+    def __init__(self, ops, blocks, direct_fds, buffered_fds, *, n_direct, io, depth, workers,
+                 verify, found=None, dirty=None, slot_nbytes=0):
         cdef Run *run = &self.run
         if io not in ("io_uring", "pread"):
             raise ValueError(f"io is 'io_uring' or 'pread', not {io!r}")

@@ -12,7 +12,8 @@ cdef extern from *:
     }
     static inline int ckptfmt_latch(int *flag) {
         int expected = 0;
-        return __atomic_compare_exchange_n(flag, &expected, 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+        return __atomic_compare_exchange_n(flag, &expected, 1, 0, __ATOMIC_ACQ_REL,
+                                           __ATOMIC_ACQUIRE);
     }
     static inline unsigned ckptfmt_load_acquire(const unsigned *value) {
         return __atomic_load_n(value, __ATOMIC_ACQUIRE);

@@ -5,7 +5,6 @@ All raise ``OSError`` with its errno; the caller knows the file's name and says 
 
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t
-from posix.fcntl cimport O_RDONLY
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
 from posix.unistd cimport _SC_PAGESIZE, sysconf
 

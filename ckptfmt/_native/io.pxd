@@ -1,7 +1,8 @@
 # One table of read functions; io_uring and pread each fill one, and one loop serves both.
 #
-# A worker owns what `open` gives and calls the rest from its own thread. `submit` may finish the read at
-# once (pread does); its result is handed out by `wait` all the same. Functions return 0 or an errno.
+# A worker owns what `open` gives and calls the rest from its own thread. `submit` may finish the
+# read at once (pread does); its result is handed out by `wait` all the same. Functions return 0 or
+# an errno.
 
 cdef struct IoOps:
     const char *name

@@ -1,4 +1,4 @@
-"""The pread table: reads by the calling thread, so the depth of the disk's queue is the number of threads."""
+"""The pread table: the calling thread reads; the disk's queue is as deep as there are threads."""
 
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
 from libc.stdlib cimport calloc, free

@@ -1,7 +1,7 @@
 """The io_uring table, by raw system calls: no liburing at build or run time.
 
-One thread fills the submission ring and empties the completion ring, so its own ends of both need no
-atomics; the kernel's ends are read with acquire and published with release (io_uring(7)).
+One thread fills the submission ring and empties the completion ring, so its own ends of both need
+no atomics; the kernel's ends are read with acquire and published with release (io_uring(7)).
 """
 
 from libc.errno cimport EAGAIN, EBUSY, EINTR, ENOMEM, EOPNOTSUPP, errno

@@ -116,8 +116,8 @@ cdef class Region:
         PyBuffer_FillInfo(view, self, self.ptr, self.c_nbytes, 0, flags)
 
     def __dealloc__(self):
-        # Whole pages inside the span go back to the system now; unmapping them instead would cut the
-        # mapping in two each time, and a process may have only some 65,000 of those.
+        # Whole pages inside the span go back to the system now; unmapping them instead would cut
+        # the mapping in two each time, and a process may have only some 65,000 of those.
         cdef uintptr_t start, stop
         if self.memory is None:
             return
