@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from ckptfmt import layout, loading, tensors
+from ckptfmt.dtypes import DTYPES
 from ckptfmt.errors import OptionError
 from ckptfmt.stats import LoadStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from ckptfmt.dtypes import Dtype
     from ckptfmt.stats import FileStrategy
@@ -36,7 +39,8 @@ def _batches(request: loading.Request, max_nbytes: int) -> Iterator[dict[str, in
         if position != last:
             span = sum(layout.align_up(e.nbytes, index.alignment)
                        for e in index.tensors[position].extents)  # fmt: skip
-        if batch and nbytes + span > max_nbytes // 2:
+        # Tied names, which span nothing more, stay with the first: they share its memory.
+        if span and batch and nbytes + span > max_nbytes // 2:
             yield batch
             batch, nbytes = {}, 0
         batch[name] = position
@@ -48,13 +52,14 @@ def _batches(request: loading.Request, max_nbytes: int) -> Iterator[dict[str, in
 
 def stream(request: loading.Request, max_nbytes: int) -> Iterator[tuple[str, Any]]:
     """Yield names and tensors in file order. See ``Checkpoint.stream``."""
-    for name, tensor, _ in _stream_with_stats(request, max_nbytes):
-        yield name, tensor
+    with closing(_stream_with_stats(request, max_nbytes)) as found:
+        # Unlike a loop's variables, this keeps no tensor once it has been yielded.
+        yield from map(itemgetter(0, 1), found)
 
 
 def _stream_with_stats(
     request: loading.Request, max_nbytes: int
-) -> Iterator[tuple[str, Any, LoadStats | None]]:
+) -> Generator[tuple[str, Any, LoadStats | None], None, None]:
     if max_nbytes <= 0:
         raise OptionError(f"max_nbytes is {max_nbytes}, expected more than 0")
     entries = request.checkpoint.index.tensors
@@ -99,25 +104,30 @@ def load_cast(request: loading.Request, row: Dtype) -> tuple[dict[str, Any], Loa
     began = time.perf_counter()
     progress, found = request.progress, {}
     made: dict[int, Any] = {}
-    total = sum(request.checkpoint.index.tensors[p].nbytes for p in request.unique)
+    entries = request.checkpoint.index.tensors
+    total = sum(entries[p].nbytes for p in request.unique)
     done = 0
     sums: dict[str, Any] = dict.fromkeys(_SUMMED, 0)
     last = LoadStats()
     files: dict[str, FileStrategy] = {}
-    for name, tensor, stats in _stream_with_stats(request, CAST_NBYTES):
-        position = request.chosen[name]
-        if position in made:
-            found[name] = tensors.alias(made[position])
-        else:
-            found[name] = made[position] = tensors.cast(tensor, row)
-            done += request.checkpoint.index.tensors[position].nbytes
-        if stats is not None:
-            last = stats
-            for key in _SUMMED:
-                sums[key] += getattr(stats, key)
-            files = _merge(files, stats)
-        if progress is not None:
-            progress(done, total)
+    # Closed also on failure: the files may be, once this returns, so nothing may read any more.
+    with closing(_stream_with_stats(request, CAST_NBYTES)) as read:
+        for name, tensor, stats in read:
+            position = request.chosen[name]
+            entry = entries[position]
+            if position in made:
+                found[name] = tensors.alias(made[position])
+            else:
+                wanted = row if DTYPES[entry.dtype].is_float else None
+                found[name] = made[position] = tensors.cast(tensor, wanted)
+                done += entry.nbytes
+            if stats is not None:
+                last = stats
+                for key in _SUMMED:
+                    sums[key] += getattr(stats, key)
+                files = _merge(files, stats)
+            if progress is not None:
+                progress(done, total)
     return found, replace(
         last, **sums, files=files, seconds=time.perf_counter() - began,
         staging=f"cast in batches of {CAST_NBYTES // 2} bytes",

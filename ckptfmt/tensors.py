@@ -75,15 +75,16 @@ def alias(tensor: Any) -> Any:
 
 
 def cast(tensor: Any, row: Dtype | None) -> Any:
-    """The tensor in another floating dtype, as it is if it has none or has that one."""
+    """A floating tensor in another floating dtype; as it is if no other is wanted."""
     if row is None:
         return tensor
     if hasattr(tensor, "astype"):
-        if tensor.dtype.kind != "f":
-            return tensor
+        import numpy as np  # noqa: PLC0415
+
         if row.numpy_name is None:
             raise UnsupportedDtypeError(
                 f"numpy has no dtype for {row.name}", hint='load with framework="torch"'
             )
-        return tensor.astype(row.numpy_name, copy=False)
+        with np.errstate(all="ignore"):  # as torch: too large is infinite, and no word of it
+            return tensor.astype(row.numpy_name, copy=False)
     return tensor.to(to_torch(row))
