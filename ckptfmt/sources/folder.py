@@ -51,20 +51,36 @@ def find_weights(folder: str) -> Weights:
     SourceError
         No weights, several sets of them, or a shard that is missing.
     """
-    names = sorted(n for n in os.listdir(folder) if os.path.isfile(os.path.join(folder, n)))
+    names = sorted(n for n in os.listdir(folder) if _is_file_or_gone(os.path.join(folder, n)))
     for kind, suffixes, default in (
         ("safetensors", (".safetensors",), "model.safetensors"),
         ("torch", (".bin", ".pt", ".pth"), "pytorch_model.bin"),
     ):
         indexes = [n for n in names if n.endswith(tuple(f"{s}.index.json" for s in suffixes))]
         if indexes:
-            return index_weights(folder, kind, _the_one(folder, indexes, f"{default}.index.json"))
+            name = _the_one(folder, indexes, f"{default}.index.json")
+            _refuse_broken_link(os.path.join(folder, name))
+            return index_weights(folder, kind, name)
         files = [n for n in names if n.endswith(suffixes) and not NOT_WEIGHTS.fullmatch(n)]
-        if default in files:
-            return Weights(kind, (default,), {})
         if files:
-            return Weights(kind, tuple(_shards(folder, files)), {})
+            chosen = [default] if default in files else _shards(folder, files)
+            for name in chosen:
+                _refuse_broken_link(os.path.join(folder, name))
+            return Weights(kind, tuple(chosen), {})
     raise _no_weights(folder, names)
+
+
+def _is_file_or_gone(path: str) -> bool:
+    """Whether it is a file, or a link to one that is gone: to be missed, not to be passed over."""
+    return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
+
+
+def _refuse_broken_link(path: str) -> None:
+    if os.path.islink(path) and not os.path.exists(path):
+        raise SourceError(
+            f"{path}: a link to {os.readlink(path)}, which is not there",
+            hint="the download is incomplete, or the cache it points to was cleared",
+        )
 
 
 def _the_one(folder: str, names: list[str], default: str) -> str:
@@ -88,6 +104,8 @@ def index_weights(folder: str, kind: str, name: str) -> Weights:
         raise FileError(error.errno or errno.EIO, "cannot be read", path) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: not a weight index: {error}") from error
+    if not weight_map:
+        raise SourceError(f"{path}: lists no tensor")
     files = sorted(set(weight_map.values()))
     for file in files:
         if os.path.basename(file) != file or file in ("", ".", ".."):
@@ -180,11 +198,8 @@ def sidecars_below(folder: str, taken: Collection[str]) -> tuple[list[Sidecar], 
                 left_out.append(relative)
             elif os.path.isfile(full):
                 sidecars.append(Sidecar(full, relative))
-            elif os.path.islink(full):
-                raise SourceError(
-                    f"{full}: a link to {os.readlink(full)}, which is not there",
-                    hint="the download is incomplete, or the cache it points to was cleared",
-                )
+            else:
+                _refuse_broken_link(full)
 
     walk(folder, "")
     return sidecars, left_out
@@ -199,10 +214,11 @@ def is_checkpoint(path: str) -> bool:
 
 def refuse_collisions(sidecars: list[Sidecar], partitions: int) -> None:
     """A sidecar may not have a name of ours."""
-    ours = {layout.INDEX_FILE, layout.SUMS_FILE, *map(layout.partition_file, range(partitions))}
+    ours = {layout.INDEX_FILE, layout.SUMS_FILE, layout.STATE_FILE, layout.STATE_FILE + "~"}
+    ours.update(map(layout.partition_file, range(partitions)))
     for sidecar in sidecars:
-        like_ours = sidecar.name.startswith("part-") and sidecar.name.endswith(".ckptfmt")
-        if like_ours or sidecar.name in ours:
+        name = sidecar.name.partition("/")[0]
+        if name in ours or (name.startswith("part-") and name.endswith(".ckptfmt")):
             raise SourceError(
                 f"{sidecar.path}: has a name that belongs to the checkpoint itself",
                 hint="rename it, or leave it out of the source folder",

@@ -7,6 +7,7 @@ itself, are then read from the same header.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import struct
 from typing import TYPE_CHECKING
@@ -102,6 +103,16 @@ class SafetensorsSource:
             os.close(self._fds.pop())
 
 
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Decoders keep the last of two equal keys silently; which one is meant, nobody knows."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in its header")
+    return found
+
+
 def _read_header(path: str) -> tuple[dict[str, msgspec.Raw], int]:
     import safetensors  # noqa: PLC0415
 
@@ -111,6 +122,7 @@ def _read_header(path: str) -> tuple[dict[str, msgspec.Raw], int]:
         with open(path, "rb") as stream:
             (nbytes,) = struct.unpack("<Q", stream.read(8))
             data = stream.read(nbytes)
+        json.loads(data, object_pairs_hook=_unique)
     except (safetensors.SafetensorError, ValueError) as error:
         raise SourceError(
             f"{path}: not a valid safetensors file: {error}",
