@@ -55,9 +55,6 @@ class TorchTensors:
         """Fill `buffer` from byte `start` of a tensor on, whatever its strides and device."""
         torch = dtypes.import_torch()
         value = self._values[tensor]
-        if value.dtype.is_complex:
-            value = torch.view_as_real(value.resolve_conj())
-        value = value.resolve_neg()
         out = torch.frombuffer(buffer, dtype=torch.uint8)
         for done, run in _runs(value, start, len(buffer)):
             out[done : done + run.numel()].copy_(run)
@@ -70,15 +67,18 @@ class TorchTensors:
 def _runs(value: Any, start: int, nbytes: int) -> Any:
     """Contiguous byte runs that make up ``[start, start + nbytes)`` of the row-major tensor.
 
-    A strided tensor is made contiguous row by row, never as a whole.
+    A strided tensor is made contiguous row by row, never as a whole; so is one whose conjugation or
+    negation is still to be carried out.
     """
     torch = dtypes.import_torch()
-    if value.is_contiguous():
+    if value.is_contiguous() and not (value.is_conj() or value.is_neg()):
         flat = value.view(-1)
         # Bytes of a flat tensor; view() to uint8 also works for the dtypes without any operators.
         yield 0, flat.view(torch.uint8)[start : start + nbytes]
         return
     size = value.element_size()
+    if value.dim() == 0:
+        value = value.view(1)
     inner = size
     for extent in value.shape[1:]:
         inner *= extent
@@ -94,10 +94,15 @@ def _runs(value: Any, start: int, nbytes: int) -> Any:
     for row in range(first, last, step):
         stop = min(row + step, last)
         low, high = max(start, row * inner), min(start + nbytes, stop * inner)
-        dense = value[row:stop].contiguous().view(-1).view(torch.uint8)
+        rows = value[row:stop].resolve_conj().resolve_neg()
+        if not rows.dtype.is_complex:
+            rows = rows.view(getattr(torch, _INTEGERS[size]))
+        dense = rows.contiguous().view(-1).view(torch.uint8)
         yield low - start, dense[low - row * inner : high - row * inner]
 
 
+#: As which a tensor is made contiguous: dtypes without operators cannot be copied as they are.
+_INTEGERS = {1: "uint8", 2: "int16", 4: "int32", 8: "int64"}
 #: Bytes made contiguous at a time.
 ROW_NBYTES = 4 << 20
 
