@@ -74,8 +74,8 @@ def convert(
     dtype: str = "keep",
     alignment: int | str = layout.MIN_ALIGNMENT,
     partition_size: int | str = DEFAULT_PARTITION_NBYTES,
-    include: Iterable[str] = (),
-    exclude: Iterable[str] = (),
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
     workers: int | None = None,
     force: bool = False,
     resume: bool = False,
@@ -95,7 +95,7 @@ def convert(
         Cast floating tensors of 16 bits and more: ``keep``, ``bf16``, ``fp16``, ``fp32``.
     alignment, partition_size : int or str
         Bytes, units understood (``"64KiB"``, ``"4GB"``).
-    include, exclude : iterable of str
+    include, exclude : str or iterable of str
         Glob patterns on tensor names.
     workers : int, optional
         Threads; as many as processors, at most 4, if not given.
@@ -127,8 +127,8 @@ def convert(
         dtype=dtype,
         alignment=parse_nbytes(alignment),
         partition_nbytes=parse_nbytes(partition_size),
-        include=tuple(include),
-        exclude=tuple(exclude),
+        include=_patterns(include),
+        exclude=_patterns(exclude),
         workers=workers or min(4, len(os.sched_getaffinity(0))),
         force=force,
         resume=resume,
@@ -142,6 +142,11 @@ def convert(
         return conversion.run(progress)
     finally:
         opened.close()
+
+
+def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:
+    """One pattern is no list of letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 class Chosen:
