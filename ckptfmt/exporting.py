@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptfmt.dtypes import DTYPES
-from ckptfmt.errors import OptionError, UnsupportedDtypeError
+from ckptfmt.errors import OptionError, SourceError, UnsupportedDtypeError
 from ckptfmt.sources.stored import StoredSource
 from ckptfmt.target import Target
 from ckptfmt.units import parse_nbytes
@@ -68,6 +68,8 @@ def export(
     ------
     UnsupportedDtypeError
         safetensors has no such dtype. Nothing is written.
+    SourceError
+        It cannot hold a tensor of this name. Nothing is written.
     ChecksumError
         The checkpoint is damaged. The target does not appear.
     """
@@ -89,6 +91,8 @@ def _items(source: StoredSource) -> list[_Item]:
             raise UnsupportedDtypeError(
                 f"safetensors has no dtype for {spec.dtype}, which tensor {spec.names[0]!r} has"
             )
+        if "__metadata__" in spec.names:
+            raise SourceError("safetensors cannot hold a tensor named '__metadata__'")
         items += [_Item(n, position, spec.dtype, spec.shape, spec.nbytes) for n in spec.names]
     return items
 
