@@ -30,14 +30,18 @@ class CkptError(Exception):
         return self.message
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.__dict__.copy(), self.args))
+        state = self.__dict__.copy()
+        if isinstance(self, OSError):  # it keeps these outside of its dict
+            state.update(errno=self.errno, strerror=self.strerror, filename=self.filename)
+        return (_rebuild, (type(self), state, self.args))
 
 
 def _rebuild(cls: type[CkptError], state: dict[str, object], args: tuple[object, ...]) -> CkptError:
     """Unpickle without calling ``__init__``: errors cross process borders with all their fields."""
     error = cls.__new__(cls, *args)
     error.args = args
-    error.__dict__.update(state)
+    for name, value in state.items():
+        setattr(error, name, value)
     return error
 
 
