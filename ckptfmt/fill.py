@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from ckptfmt import dtypes, loading, streaming
 from ckptfmt.errors import LoadMismatchError
 from ckptfmt.read_plan import plan_read
+from ckptfmt.stats import LoadStats
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from ckptfmt.engine import Progress
     from ckptfmt.index import TensorEntry
     from ckptfmt.options import LoadOptions
-    from ckptfmt.stats import LoadStats
 
 #: Read-ahead for tensors that cannot be read into.
 COPY_NBYTES = 256 << 20
@@ -47,9 +48,25 @@ def _inspect(tensor: Any) -> _Target:
     shape = tuple(tensor.shape)
     if row.pack > 1 and shape:
         shape = (*shape[:-1], shape[-1] * row.pack)
-    dense = tensor.device.type == "cpu" and tensor.is_contiguous()
+    lazy = tensor.is_conj() or tensor.is_neg()  # its memory holds other values than it shows
+    dense = tensor.device.type == "cpu" and tensor.is_contiguous() and not lazy
     nbytes = tensor.numel() * tensor.element_size()
     return _Target(tensor, tensor.data_ptr() if dense else 0, nbytes, dense, shape, row.name)
+
+
+def _unfillable(tensor: Any) -> str | None:
+    """Why this can hold no values; None if it can."""
+    if isinstance(tensor, np.ndarray):
+        return None if tensor.flags.writeable else "a read-only array"
+    if not hasattr(tensor, "untyped_storage"):
+        return f"a {type(tensor).__name__}, expected a tensor or an array"
+    if tensor.is_meta:
+        return "on the meta device: module.to_empty(device='cpu') gives it memory"
+    if str(tensor.layout) != "torch.strided" or tensor.is_quantized:
+        return "quantized" if tensor.is_quantized else str(tensor.layout)
+    if any(step == 0 and n > 1 for step, n in zip(tensor.stride(), tensor.shape, strict=True)):
+        return "expanded: several of its elements are one"
+    return None
 
 
 def _tensors_of(target: Any) -> Mapping[str, Any]:
@@ -73,7 +90,12 @@ def fill(
     progress: Progress | None,
 ) -> tuple[LoadStats, loading.Request]:
     """Check everything, then read. See ``Checkpoint.load_into``."""
-    targets = {name: _inspect(tensor) for name, tensor in _tensors_of(target).items()}
+    given = _tensors_of(target)
+    wrong = {name: why for name, t in given.items() if (why := _unfillable(t)) is not None}
+    refused = [f"{n}: {why}" for n, why in wrong.items() if strict or n in checkpoint.positions]
+    if refused:
+        raise LoadMismatchError("; ".join(_listed("cannot be filled", refused)))
+    targets = {name: _inspect(tensor) for name, tensor in given.items() if name not in wrong}
     chosen = {name: p for name, p in checkpoint.positions.items() if name in targets}
     _check(checkpoint, targets, chosen, strict)
     chosen = _once_each(checkpoint, targets, chosen)
@@ -81,13 +103,29 @@ def fill(
     dense = {name: p for name, p in chosen.items() if targets[name].dense}
     stats = _read_dense(request, targets, dense)
     others = {name: p for name, p in chosen.items() if name not in dense}
-    if others:
-        first = targets[next(iter(others))].tensor
-        framework = "numpy" if isinstance(first, np.ndarray) else "torch"
-        part = replace(request, chosen=others, framework=framework)
-        for name, tensor in streaming.stream(part, COPY_NBYTES):
-            _copy(targets[name].tensor, tensor)
+    for framework in ("torch", "numpy"):
+        mine = {
+            name: p
+            for name, p in others.items()
+            if isinstance(targets[name].tensor, np.ndarray) == (framework == "numpy")
+        }
+        if mine:
+            stats = stats.plus(_copy_all(request, targets, mine, framework))
     return stats, request
+
+
+def _copy_all(
+    request: loading.Request, targets: dict[str, _Target], mine: dict[str, int], framework: str
+) -> LoadStats:
+    """Read tensors one after the other and copy them to where they are wanted."""
+    total = LoadStats()
+    part = replace(request, chosen=mine, framework=framework)
+    with closing(streaming.stream_with_stats(part, COPY_NBYTES)) as read:
+        for name, tensor, stats in read:
+            _copy(targets[name].tensor, tensor)
+            if stats is not None:
+                total = total.plus(stats)
+    return total
 
 
 def _read_dense(
@@ -159,7 +197,7 @@ def _listed(what: str, names: list[str]) -> list[str]:
     if not names:
         return []
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return [f"{len(names)} {what}: {', '.join(names[:LISTED])}{more}"]
+    return [f"{len(names)} {what}: {', '.join(map(str, names[:LISTED]))}{more}"]
 
 
 def _once_each(

@@ -185,7 +185,11 @@ def map_tensors(request: Request) -> tuple[dict[str, Any], LoadStats]:
         before = files.get(name, FileStrategy(reason="mapped"))
         files[name] = replace(before, mapped_nbytes=before.mapped_nbytes + extent.nbytes)
     if request.verify:
-        stats = verify_chosen(request, [p for p in request.unique if p not in set(spanning)])
+        mapped = replace(stats, files=files)
+        stats = mapped.plus(
+            verify_chosen(request, [p for p in request.unique if p not in set(spanning)])
+        )
+        files = dict(stats.files)
     found = assemble(request, regions)
     if request.progress is not None:
         request.progress(stats.read_nbytes, stats.read_nbytes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +73,19 @@ class LoadStats:
     staging: str = "none: read in place"
     peak_pool_nbytes: int = 0
 
+    def plus(self, more: LoadStats) -> LoadStats:
+        """The sums over two readings that are one load; what cannot be summed is the latter's."""
+        latter = self if self.read_nbytes and not more.read_nbytes else more
+        files = dict(self.files)
+        for name, new in more.files.items():
+            old = files.get(name, FileStrategy())
+            files[name] = replace(
+                new, **{key: getattr(old, key) + getattr(new, key) for key in _FILE_SUMS}
+            )
+        sums = {key: getattr(self, key) + getattr(more, key) for key in _SUMS}
+        peak = max(self.peak_pool_nbytes, more.peak_pool_nbytes)
+        return replace(latter, **sums, files=files, peak_pool_nbytes=peak)
+
     @property
     def gb_s(self) -> float:
         """10⁹ bytes of tensors a second."""
@@ -95,6 +108,12 @@ class LoadStats:
         """Plain values for JSON, derived ones included."""
         return {**asdict(self), "gb_s": self.gb_s, "bottleneck": self.bottleneck}
 
+
+_SUMS = (
+    "nbytes", "read_nbytes", "verified_nbytes", "seconds", "disk_wait_seconds",
+    "buffered_read_seconds", "checksum_seconds", "device_wait_seconds",
+)  # fmt: skip
+_FILE_SUMS = ("direct_nbytes", "buffered_nbytes", "mapped_nbytes")
 
 _last = threading.local()
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from ckptfmt.dtypes import Dtype
-    from ckptfmt.stats import FileStrategy
 
 #: Read-ahead while casting.
 CAST_NBYTES = 256 << 20
@@ -52,14 +51,15 @@ def _batches(request: loading.Request, max_nbytes: int) -> Iterator[dict[str, in
 
 def stream(request: loading.Request, max_nbytes: int) -> Iterator[tuple[str, Any]]:
     """Yield names and tensors in file order. See ``Checkpoint.stream``."""
-    with closing(_stream_with_stats(request, max_nbytes)) as found:
+    with closing(stream_with_stats(request, max_nbytes)) as found:
         # Unlike a loop's variables, this keeps no tensor once it has been yielded.
         yield from map(itemgetter(0, 1), found)
 
 
-def _stream_with_stats(
+def stream_with_stats(
     request: loading.Request, max_nbytes: int
 ) -> Generator[tuple[str, Any, LoadStats | None], None, None]:
+    """As `stream`; with the first tensor of each reading come its statistics."""
     if max_nbytes <= 0:
         raise OptionError(f"max_nbytes is {max_nbytes}, expected more than 0")
     entries = request.checkpoint.index.tensors
@@ -107,11 +107,9 @@ def load_cast(request: loading.Request, row: Dtype) -> tuple[dict[str, Any], Loa
     entries = request.checkpoint.index.tensors
     total = sum(entries[p].nbytes for p in request.unique)
     done = 0
-    sums: dict[str, Any] = dict.fromkeys(_SUMMED, 0)
-    last = LoadStats()
-    files: dict[str, FileStrategy] = {}
+    read_stats = LoadStats()
     # Closed also on failure: the files may be, once this returns, so nothing may read any more.
-    with closing(_stream_with_stats(request, CAST_NBYTES)) as read:
+    with closing(stream_with_stats(request, CAST_NBYTES)) as read:
         for name, tensor, stats in read:
             position = request.chosen[name]
             entry = entries[position]
@@ -122,31 +120,10 @@ def load_cast(request: loading.Request, row: Dtype) -> tuple[dict[str, Any], Loa
                 found[name] = made[position] = tensors.cast(tensor, wanted)
                 done += entry.nbytes
             if stats is not None:
-                last = stats
-                for key in _SUMMED:
-                    sums[key] += getattr(stats, key)
-                files = _merge(files, stats)
+                read_stats = read_stats.plus(stats)
             if progress is not None:
                 progress(done, total)
     return found, replace(
-        last, **sums, files=files, seconds=time.perf_counter() - began,
+        read_stats, seconds=time.perf_counter() - began,
         staging=f"cast in batches of {CAST_NBYTES // 2} bytes",
     )  # fmt: skip
-
-
-_SUMMED = (
-    "read_nbytes", "verified_nbytes", "disk_wait_seconds", "buffered_read_seconds",
-    "checksum_seconds",
-)  # fmt: skip
-
-
-def _merge(files: dict[str, FileStrategy], stats: LoadStats) -> dict[str, FileStrategy]:
-    merged = dict(files)
-    for name, new in stats.files.items():
-        old = merged.get(name)
-        merged[name] = new if old is None else replace(
-            new,
-            direct_nbytes=old.direct_nbytes + new.direct_nbytes,
-            buffered_nbytes=old.buffered_nbytes + new.buffered_nbytes,
-        )  # fmt: skip
-    return merged
