@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Run the tests, in an environment of their own (.venv-test).
+#
+#   ./scripts/test.sh                      everything but the slow tests
+#   ./scripts/test.sh -m slow              the slow ones
+#   ./scripts/test.sh tests/unit -k dtype  arguments go to pytest
+#
+# Settings: scripts/environment.sh.
+set -euo pipefail
+
+# shellcheck source=scripts/environment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+check_tools
+make_venv .venv-test
+install_for_tests torch test
+
+# The tests of a FAT-like filesystem mount one of their own.
+if ! python -c 'import fuse' >/dev/null 2>&1 || ! command -v fusermount >/dev/null; then
+    say "FUSE tests will be skipped, libfuse 2 is missing: $(install_hint 'fuse libfuse2' 'fuse fuse-libs')"
+elif [ ! -w /dev/fuse ]; then
+    say "FUSE tests will be skipped: /dev/fuse cannot be opened"
+fi
+
+cd "$ROOT"
+exec python -m pytest "$@"
