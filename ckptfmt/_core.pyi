@@ -10,6 +10,7 @@ from ckptfmt._native.checksum import crc32c_implementation as crc32c_implementat
 from ckptfmt._native.files import cached_nbytes as cached_nbytes
 from ckptfmt._native.files import dio_alignment as dio_alignment
 from ckptfmt._native.files import fallocate as fallocate
+from ckptfmt._native.files import pread_into as pread_into
 from ckptfmt._native.files import rename_exchange as rename_exchange
 from ckptfmt._native.files import rename_noreplace as rename_noreplace
 from ckptfmt._native.files import resident_nbytes as resident_nbytes
@@ -27,6 +28,7 @@ __all__ = [
     "dio_alignment",
     "fallocate",
     "io_uring_errno",
+    "pread_into",
     "rename_exchange",
     "rename_noreplace",
     "resident_nbytes",
@@ -129,6 +131,9 @@ class Engine:
     @property
     def ring_errno(self) -> int:
         """Why a worker had to do without its ring and read by pread; 0 if none had to."""
+    @property
+    def without_ring(self) -> int:
+        """How many workers had to."""
     @property
     def seconds(self) -> dict[Literal["disk_wait", "buffered_read", "checksum"], float]:
         """Time spent, summed over the workers; ``buffered_read`` includes its checksums."""

@@ -22,14 +22,15 @@ from ckptfmt._native.memory cimport Memory as CMemory
 
 from ckptfmt._native.checksum import crc32c, crc32c_combine, crc32c_implementation
 from ckptfmt._native.files import (
-    cached_nbytes, dio_alignment, fallocate, rename_exchange, rename_noreplace, resident_nbytes,
+    cached_nbytes, dio_alignment, fallocate, pread_into, rename_exchange, rename_noreplace,
+    resident_nbytes,
 )
 from ckptfmt._native.memory import Memory, Region
 
 __all__ = [
     "Engine", "Memory", "Region", "cached_nbytes", "crc32c", "crc32c_combine",
-    "crc32c_implementation", "dio_alignment", "fallocate", "io_uring_errno", "rename_exchange",
-    "rename_noreplace", "resident_nbytes",
+    "crc32c_implementation", "dio_alignment", "fallocate", "io_uring_errno", "pread_into",
+    "rename_exchange", "rename_noreplace", "resident_nbytes",
 ]
 
 cdef enum:
@@ -88,6 +89,7 @@ cdef struct Run:              # what they share
     int64_t failed_op, failed_block
     bint undrained
     int ring_errno            # why a worker had to do without its ring
+    long long without_ring    # how many had to
 
 
 cdef inline long long now_ns() noexcept nogil:
@@ -156,6 +158,8 @@ cdef void read_buffered(Run *run, int64_t i, char *base, size_t filled) noexcept
                 return
         if filled >= <size_t>op.nbytes:
             break
+        if load_flag(&run.stop):
+            return
         target = min(<size_t>op.nbytes - filled, <size_t>STEP)
         got = pread_retry(fd, base + filled, target, op.offset + <long long>filled)
         if got == 0:
@@ -177,11 +181,14 @@ cdef State settle(Slot *slot, const ReadOp *op, long long result) noexcept nogil
     """What one completion of a direct read means; both I/O tables come here.
 
     A short read goes on from its last whole sector. One that brings less than a sector, or the end
-    of the file, leaves the rest to buffered reads, which know no alignment and report the true end.
+    of the file, leaves the rest to buffered reads, which know no alignment and report the true end;
+    so does one that must not wait and would have to, for it might never be ready.
     """
     cdef size_t before = slot.filled
-    if result == -EINTR or result == -EAGAIN:
+    if result == -EINTR:
         return READ_ON
+    if result == -EAGAIN:
+        return READ_REST
     if result < 0:
         return FAILED
     slot.filled += <size_t>result
@@ -273,7 +280,10 @@ cdef bint complete(Run *run, Worker *w, bint block, unsigned *freed) noexcept no
         code = submit(run, w, s)
         if code == 0:
             return False
-        fail(run, READ_FAILED, slot.op, code, 0)
+        if code == EAGAIN or code == EBUSY:  # as in `begin`
+            read_buffered(run, slot.op, slot.address, slot.filled)
+        else:
+            fail(run, READ_FAILED, slot.op, code, 0)
     elif state == READ_REST:
         read_buffered(run, slot.op, slot.address, slot.filled)
     elif state == FILLED:
@@ -332,6 +342,7 @@ cdef void run_worker(Run *run, const IoOps *table) noexcept nogil:
     code = table.open(&w.io, run.depth) if w.slots != NULL else ENOMEM
     if code != 0 and w.slots != NULL and table != pread_ops():
         run.ring_errno = code
+        fetch_add(&run.without_ring, 1)
         w.table = pread_ops()
         code = w.table.open(&w.io, run.depth)
     if code != 0:
@@ -413,6 +424,10 @@ cdef class Engine:
     @property
     def ring_errno(self):
         return self.run.ring_errno
+
+    @property
+    def without_ring(self):
+        return self.run.without_ring
 
     @property
     def seconds(self):

@@ -123,16 +123,22 @@ class Reading:
             dirty=_bytes(self.scan.dirty) if self.scan else None,
             slot_nbytes=slot_nbytes if self.scan else 0,
         )  # fmt: skip
-        run_workers(
-            engine.work, threads, name="ckptfmt", stop=engine.stop,
-            tick=None if progress is None else lambda: progress(engine.done_nbytes, total),
-        )  # fmt: skip
-        if engine.undrained:
-            _LEAKED.append((engine, self.keep))
+        try:
+            run_workers(
+                engine.work, threads, name="ckptfmt", stop=engine.stop,
+                tick=None if progress is None else lambda: progress(engine.done_nbytes, total),
+            )  # fmt: skip
+        finally:
+            if engine.undrained:
+                _LEAKED.append((engine, self.keep))
         if engine.failure is not None:
             raise self._error(ops, engine.failure)
         if engine.ring_errno:
-            reason = f"io_uring: {os.strerror(engine.ring_errno)}, for some workers"
+            reason = f"io_uring: {os.strerror(engine.ring_errno)}"
+            if engine.without_ring == threads:
+                io = "pread"
+            else:
+                reason += f", for {engine.without_ring} of {threads} workers"
         seconds = engine.seconds
         return LoadStats(
             read_nbytes=total,

@@ -68,10 +68,13 @@ class Partition:
         """Read some bytes of metadata, past the page cache if possible: no read-ahead is caused."""
         start = offset - offset % SECTOR
         buffer = mmap.mmap(-1, max(layout.align_up(offset + nbytes - start, SECTOR), SECTOR))
-        fd = self.direct_fd if self.direct_fd >= 0 else self.fd
-        view = memoryview(buffer)
+        view, filled = memoryview(buffer), 0
         try:
-            filled = read_into(fd, view, start)
+            if self.direct_fd >= 0:
+                filled = _core.pread_into(self.direct_fd, view, start)
+            end = min(offset + nbytes, self.file_nbytes) - start
+            if filled < end:  # no direct reads, or a short one: the page cache knows no alignment
+                filled += read_into(self.fd, view[filled:end], start + filled)
         except OSError as error:
             raise FileError(error.errno or errno.EIO, "cannot be read", self.path) from error
         return view[offset - start : min(filled, offset - start + nbytes)]
@@ -85,16 +88,13 @@ class Partition:
 
 
 def read_into(fd: int, view: memoryview, offset: int) -> int:
-    """Fill `view` from `offset` on; fewer bytes only at the end of the file.
-
-    A direct read that comes up short ends inside a sector only at the file's end.
-    """
+    """Fill `view` from `offset` on, through the page cache; fewer bytes only at the file's end."""
     filled = 0
     while filled < len(view):
-        got = os.preadv(fd, [view[filled:]], offset + filled)
-        filled += got
-        if got == 0 or filled % SECTOR:
+        got = _core.pread_into(fd, view[filled:], offset + filled)
+        if got == 0:
             break
+        filled += got
     return filled
 
 
@@ -115,7 +115,7 @@ def _open_direct(dir_fd: int, file: str, fd: int) -> tuple[int, str]:
     try:
         if not os.path.samestat(os.fstat(direct_fd), os.fstat(fd)):
             raise FormatError(f"{file}: was replaced while it was being opened", hint="try again")
-        os.preadv(direct_fd, [mmap.mmap(-1, SECTOR)], 0)
+        _core.pread_into(direct_fd, mmap.mmap(-1, SECTOR), 0)
     except OSError as error:
         os.close(direct_fd)
         return -1, f"a direct read was refused: {error.strerror}"

@@ -6,6 +6,8 @@ All raise ``OSError`` with its errno; the caller knows the file's name and says 
 from os import PathLike
 from typing import TypeAlias
 
+from typing_extensions import Buffer
+
 _Path: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
 
 def fallocate(fd: int, nbytes: int) -> None:
@@ -24,6 +26,31 @@ def fallocate(fd: int, nbytes: int) -> None:
     ------
     OSError
         ENOSPC: there is no room. EOPNOTSUPP: the filesystem does not know how.
+    """
+
+def pread_into(fd: int, buffer: Buffer, offset: int) -> int:
+    """Read into a buffer, again if a signal came first.
+
+    ``os.preadv`` would be ``preadv2(2)``, which older containers forbid.
+
+    Parameters
+    ----------
+    fd : int
+        The file.
+    buffer : buffer
+        Writable and contiguous; filled from its start.
+    offset : int
+        Where in the file.
+
+    Returns
+    -------
+    int
+        Bytes read: perhaps fewer than fit, 0 at the end of the file.
+
+    Raises
+    ------
+    OSError
+        ``pread(2)`` failed.
     """
 
 def rename_noreplace(old: _Path, new: _Path) -> None:

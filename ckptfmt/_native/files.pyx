@@ -3,10 +3,13 @@
 All raise ``OSError`` with its errno; the caller knows the file's name and says more.
 """
 
-from libc.errno cimport errno
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
 from posix.unistd cimport _SC_PAGESIZE, sysconf
+
+from ckptfmt._native.io_pread cimport pread_retry
 
 import os
 
@@ -38,8 +41,25 @@ def fallocate(fd, nbytes):
     cdef long long c_nbytes = nbytes
     with nogil:
         code = c_fallocate(c_fd, 0, 0, c_nbytes)
+        while code != 0 and errno == EINTR:
+            code = c_fallocate(c_fd, 0, 0, c_nbytes)
     if code != 0:
         raise os_error()
+
+
+def pread_into(fd, buffer, offset):
+    cdef int c_fd = fd
+    cdef long long c_offset = offset, got
+    cdef Py_buffer view
+    PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+    try:
+        with nogil:
+            got = pread_retry(c_fd, <char *>view.buf, <size_t>view.len, c_offset)
+    finally:
+        PyBuffer_Release(&view)
+    if got < 0:
+        raise OSError(-got, os.strerror(-got))
+    return got
 
 
 def rename_noreplace(old, new):

@@ -194,6 +194,8 @@ cdef int uring_probe() noexcept nogil:
         code = errno
     elif probe.last_op < OP_READ or not probe.ops[<int>OP_READ].flags & OP_SUPPORTED:
         code = EOPNOTSUPP
+    else:
+        code = ring_enter(<Ring *>io, 0, 0)      # a filter may permit the set-up and not this
     ring_close(io)
     return code
 

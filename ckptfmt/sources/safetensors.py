@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ckptfmt import _core
 from ckptfmt.dtypes import DTYPES
 from ckptfmt.errors import FileError, SourceError
 from ckptfmt.sources.base import Description, SourceFile
@@ -85,7 +86,7 @@ class SafetensorsSource:
         filled = 0
         while filled < len(buffer):
             try:
-                got = os.preadv(self._fds[number], [buffer[filled:]], offset + start + filled)
+                got = _core.pread_into(self._fds[number], buffer[filled:], offset + start + filled)
             except OSError as error:
                 raise FileError(
                     error.errno or errno.EIO, "cannot be read", self._paths[number]
