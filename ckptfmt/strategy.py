@@ -74,7 +74,12 @@ def _page_cache_query(fd: int) -> tuple[Query | None, str]:
     else:
         return _core.cached_nbytes, "cachestat"
     if _may_ask_mincore(fd):
-        return _core.resident_nbytes, "mincore"
+        try:
+            _core.resident_nbytes(fd, 0, 1)
+        except OSError:  # forbidden, or a file system whose files cannot be mapped
+            pass
+        else:
+            return _core.resident_nbytes, "mincore"
     return None, ""
 
 
