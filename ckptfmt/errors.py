@@ -38,7 +38,9 @@ class CkptError(Exception):
 
 def _rebuild(cls: type[CkptError], state: dict[str, object], args: tuple[object, ...]) -> CkptError:
     """Unpickle without calling ``__init__``: errors cross process borders with all their fields."""
-    error = cls.__new__(cls, *args)
+    # By the base that made it: looked up on the class, MemoryError's would be found, and refuse.
+    new = OSError.__new__ if issubclass(cls, OSError) else Exception.__new__
+    error: CkptError = new(cls, *args)
     error.args = args
     for name, value in state.items():
         setattr(error, name, value)
