@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckptfmt.errors import CkptError, OptionError
+from ckptfmt.dtypes import cast_target
+from ckptfmt.errors import CkptError, OptionError, UnsupportedDtypeError
+from ckptfmt.rendering import printable
 from ckptfmt.units import format_nbytes, format_rate
 from ckptfmt.version import VERSION
 
@@ -22,6 +24,20 @@ if TYPE_CHECKING:
 
     from ckptfmt.conversion import ConvertReport
     from ckptfmt.rendering import Node
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Print one line, whatever names are in it."""
+    click.echo(printable(" ".join(text.splitlines())), err=err)
+
+
+def _checked_cast(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    """A cast that does not exist is a misuse, as any other value that is not allowed."""
+    try:
+        cast_target(value)
+    except UnsupportedDtypeError as error:
+        raise OptionError(str(error), hint=error.hint) from error
+    return value
+
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
@@ -32,12 +48,13 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (OptionError, CkptError, OSError) as error:
+        except BrokenPipeError:
+            raise  # whoever reads our output has seen enough; click ends without a word
+        except (CkptError, OSError) as error:
             if os.environ.get("CKPTFMT_TRACEBACK"):
                 raise
             hint = getattr(error, "hint", None)
-            text = " ".join(str(error).split())
-            click.echo(f"ckptfmt: {text}" + (f" ({hint})" if hint else ""), err=True)
+            _say(f"ckptfmt: {error}" + (f" ({hint})" if hint else ""), err=True)
             ctx.exit(2 if isinstance(error, OptionError) else 1)
 
 
@@ -88,7 +105,7 @@ def main() -> None:
 @main.command()
 @click.argument("source", type=click.Path())
 @click.argument("target", type=click.Path())
-@click.option("--dtype", default="keep", show_default=True,
+@click.option("--dtype", default="keep", show_default=True, callback=_checked_cast,
               help="Cast floating tensors of 16 bits and more: keep, bf16, fp16, fp32.",
               )  # fmt: skip
 @click.option("--alignment", default="4KiB", show_default=True,
@@ -120,11 +137,12 @@ def convert(source: str, target: str, as_json: bool, dry_run: bool, **options: A
     for what, names in (("left out", report.left_out), ("filtered out", report.dropped)):
         if names:
             more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-            click.echo(f"{what}: {', '.join(names[:8])}{more}", err=True)
+            _say(f"{what}: {', '.join(map(printable, names[:8]))}{more}", err=True)
     if as_json:
         click.echo(json.dumps(_report_dict(report, seconds, dry_run)))
         return
-    click.echo(_report_text(report, seconds, dry_run))
+    for line in _report_lines(report, seconds, dry_run):
+        _say(line)
 
 
 def _report_dict(report: ConvertReport, seconds: float, dry_run: bool) -> dict[str, Any]:
@@ -141,7 +159,7 @@ def _report_dict(report: ConvertReport, seconds: float, dry_run: bool) -> dict[s
     }  # fmt: skip
 
 
-def _report_text(report: ConvertReport, seconds: float, dry_run: bool) -> str:
+def _report_lines(report: ConvertReport, seconds: float, dry_run: bool) -> list[str]:
     sizes = report.plan.file_nbytes
     lines = [
         f"{len(report.plan.tensors)} tensors, {format_nbytes(report.source_nbytes)} -> "
@@ -156,14 +174,15 @@ def _report_text(report: ConvertReport, seconds: float, dry_run: bool) -> str:
         resumed = f", {len(report.resumed)} partitions taken over" if report.resumed else ""
         rate = format_rate(report.nbytes, seconds)
         lines.append(f"wrote {report.path} in {seconds:.2f} s, {rate}{resumed}")
-    return "\n".join(lines)
+    return lines
 
 
 @main.command()
 @click.argument("path", type=click.Path())
 @click.option("--device", default="cpu", show_default=True, help="Where the tensors go.")
 @click.option("--names", multiple=True, metavar="GLOB", help="Only these tensors.")
-@click.option("--dtype", default="keep", help="Cast: keep, bf16, fp16, fp32.")
+@click.option("--dtype", default="keep", callback=_checked_cast,
+              help="Cast: keep, bf16, fp16, fp32.")  # fmt: skip
 @click.option("--no-verify", is_flag=True, help="Do not compare checksums.")
 @click.option("--mmap", is_flag=True, help="Map the files instead of reading them.")
 @click.option("--framework", type=click.Choice(["torch", "numpy"]), default="torch",
@@ -220,7 +239,7 @@ def inspect(path: str, tree: bool, depth: int, as_json: bool) -> None:
         click.echo(json.dumps(rendering.to_dict(index), ensure_ascii=False))
         return
     for label, text in rendering.summary(path, index):
-        click.echo(f"{label:<13} {text}")
+        _say(f"{label:<13} {text}")
     click.echo()
     if tree:
         _print_tree(rendering.module_tree(index), depth)
@@ -235,7 +254,8 @@ def inspect(path: str, tree: bool, depth: int, as_json: bool) -> None:
 def _print_tree(node: Node, depth: int, indent: int = 0) -> None:
     for child in node.children.values():
         below = f"{child.tensors} tensors, " if child.children else ""
-        click.echo(f"{'  ' * indent}{child.name}  {below}{format_nbytes(child.nbytes)}")
+        name = printable(child.name)
+        click.echo(f"{'  ' * indent}{name}  {below}{format_nbytes(child.nbytes)}")
         if indent + 1 < depth:
             _print_tree(child, depth, indent + 1)
 
@@ -263,13 +283,13 @@ def verify(path: str, against: str | None, as_json: bool) -> None:
         }))  # fmt: skip
     elif report.ok:
         compared = f"; {report.compared} tensors equal {against}" if against else ""
-        click.echo(
+        _say(
             f"{path}: {report.files} files, {report.tensors} tensors, "
             f"{format_nbytes(report.nbytes)} verified in {report.seconds:.2f} s{compared}"
         )
     if not report.ok:
         for problem in report.problems:
-            click.echo(f"ckptfmt: {path}: {problem}", err=True)
+            _say(f"ckptfmt: {path}: {problem}", err=True)
         sys.exit(1)
 
 
@@ -286,5 +306,7 @@ def export(path: str, target: str, to: str, shard_size: str, as_json: bool) -> N
 
     with Progress("exporting") as progress:
         files = run(path, target, to=to, shard_size=shard_size, progress=progress)
-    click.echo(json.dumps({"path": target, "files": files}) if as_json else
-               f"wrote {len(files)} files to {target}")  # fmt: skip
+    if as_json:
+        click.echo(json.dumps({"path": target, "files": files}))
+        return
+    _say(f"wrote {len(files)} files to {target}")

@@ -206,8 +206,8 @@ class Conversion:
             "options": options.content(),
             "source": {
                 "kind": description.kind,
-                "name": name,
-                "files": [{"name": f.name, "nbytes": f.nbytes} for f in description.files],
+                "name": _text(name),
+                "files": [{"name": _text(f.name), "nbytes": f.nbytes} for f in description.files],
                 **description.provenance,
             },
         }
@@ -263,7 +263,7 @@ class Conversion:
 
     def _identity(self) -> dict[str, object]:
         """What must be the same to resume. A live object has no identity of its own."""
-        files = [[f.name, f.nbytes, f.mtime_ns] for f in self.source.description.files]
+        files = [[_text(f.name), f.nbytes, f.mtime_ns] for f in self.source.description.files]
         if self.options.resume and not files:
             raise SourceError(
                 "a live object cannot be resumed: nothing tells whether it changed",
@@ -313,6 +313,11 @@ class Conversion:
             metadata=self.source.description.metadata,
             provenance=self.provenance,
         )
+
+
+def _text(name: str) -> str:
+    """A file's name as JSON can hold it: bytes that are no UTF-8 are escaped."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _check_parent(target: str) -> None:

@@ -72,11 +72,20 @@ def _section(index: Index, name: str) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
+def printable(text: str) -> str:
+    """The text on one line, in characters that do nothing to a terminal; others are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
 def tensor_rows(index: Index) -> list[tuple[str, str, str, str, str]]:
     """Name, dtype, shape, size and place of each tensor."""
     rows = []
     for tensor in index.tensors:
-        name = " = ".join(tensor.names)
+        name = printable(" = ".join(tensor.names))
         shape = "×".join(map(str, tensor.shape)) or "scalar"
         places = [f"{e.partition}:{e.offset}" for e in tensor.extents]
         size = format_nbytes(tensor.nbytes)
