@@ -168,3 +168,9 @@ install_for_tests() {
     (cd "$ROOT" && quietly "building the extensions" "$VENV/bin/python" setup.py --quiet \
         build_ext --inplace) || die "cannot build the extensions" "see above"
 }
+
+# copy_sources FOLDER: what a build and the tests need, without anything that was built.
+copy_sources() {
+    tar -C "$ROOT" --exclude '*.so' --exclude __pycache__ --exclude '*.egg-info' -cf - \
+        ckptfmt tests LICENSE README.md pyproject.toml setup.py | tar -C "$1" -xf -
+}

@@ -1,14 +1,20 @@
-"""Fixtures only; what tests import is in ``tests/helpers``."""
+"""Fixtures only; what tests import is in ``tests/helpers``.
+
+torch is imported where it is used: ``tests/unit`` and ``tests/native`` run without it, too.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 import ckptfmt
-from tests.helpers.models import small_model, write_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
 
 
 @pytest.fixture(autouse=True)
@@ -21,12 +27,17 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def model() -> dict[str, torch.Tensor]:
     """Tensors of a small model."""
+    pytest.importorskip("torch", reason="needs torch")
+    from tests.helpers.models import small_model
+
     return small_model()
 
 
 @pytest.fixture
 def source(tmp_path: Path, model: dict[str, torch.Tensor]) -> Path:
     """A Hugging Face folder of `model` in two shards."""
+    from tests.helpers.models import write_folder
+
     return write_folder(tmp_path / "source", model, shards=2)
 
 

@@ -1,4 +1,4 @@
-"""Python in a child process: for what ends it, what its environment decides, and what it leaves behind."""
+"""Python in a child process: for what ends it, what its environment decides, what it leaves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def run_child(
     )  # fmt: skip
 
 
-def run_cli(*args: str | Path, timeout_s: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+def run_cli(
+    *args: str | Path, timeout_s: float = 120, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run the ``ckptfmt`` command."""
     return subprocess.run(
         [sys.executable, "-m", "ckptfmt", *map(str, args)],

@@ -33,7 +33,7 @@ def random_tensor(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> 
 
 
 def small_model(seed: int = 0) -> dict[str, torch.Tensor]:
-    """A handful of tensors: some smaller than a page, one of several blocks, odd sizes, an empty one."""
+    """Tensors smaller than a page, of several blocks, of odd sizes, of no bytes at all."""
     shapes = {
         "embed.weight": ((1000, 300), torch.bfloat16),
         "layers.0.attn.weight": ((512, 1027), torch.float32),
@@ -44,7 +44,8 @@ def small_model(seed: int = 0) -> dict[str, torch.Tensor]:
         "position_ids": ((1, 77), torch.int64),
     }
     return {
-        name: random_tensor(shape, dtype, seed + i) for i, (name, (shape, dtype)) in enumerate(shapes.items())
+        name: random_tensor(shape, dtype, seed + i)
+        for i, (name, (shape, dtype)) in enumerate(shapes.items())
     }
 
 
