@@ -10,6 +10,7 @@ import errno
 import hashlib
 import mmap
 import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -128,6 +129,8 @@ def _open_direct(dir_fd: int, file: str, fd: int) -> tuple[int, str]:
 def open_file(file: str, flags: int, dir_fd: int, path: str) -> int:
     """Open below a folder; a missing file is named as the checkpoint's gap that it is."""
     try:
+        if not stat.S_ISREG(os.stat(file, dir_fd=dir_fd).st_mode):
+            raise FormatError(f"{path}: not a regular file")  # a pipe would be waited for
         return os.open(file, flags, dir_fd=dir_fd)
     except FileNotFoundError as error:
         raise NotFoundError(

@@ -223,6 +223,9 @@ class _Verification:
             if os.fsencode(name) not in listed:
                 self.report.add(name, f"an extra file: not listed in {layout.SUMS_FILE}")
                 continue
+            if not os.path.isfile(os.path.join(self.path, name)):  # a pipe would be waited for
+                self.report.add(name, "not a regular file")
+                continue
             try:
                 found[os.fsencode(name)] = self._digest(name)
             except OSError as error:
