@@ -13,7 +13,6 @@ import ckptfmt
 from tests.helpers.children import run_cli
 
 
-
 def test_a_whole_round_in_processes(tmp_path: Path, source: Path) -> None:
     for args in (
         ["convert", source, tmp_path / "x"], ["verify", tmp_path / "x", "--against", source],
