@@ -5,6 +5,7 @@ torch is imported where it is used: ``tests/unit`` and ``tests/native`` run with
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,9 +13,22 @@ import pytest
 import ckptfmt
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     import torch
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Where there is no torch, a module that imports it is skipped, and the summary says so."""
+    report = yield
+    if report.failed and find_spec("torch") is None and "'torch'" in report.longreprtext:
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 0, "Skipped: needs torch")
+    return report
 
 
 @pytest.fixture(autouse=True)
