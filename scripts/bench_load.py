@@ -50,13 +50,12 @@ def runs_in(name: str, state: str) -> bool:
 
 
 def build_ceiling(folder: Path) -> Path:
-    """Compile the C program."""
-    program = folder / "ceiling"
+    """Compile the C program, and the library of the same source that touches pages."""
+    program, library = folder / "ceiling", folder / "libceiling.so"
     native = HERE.parent / "ckptfmt" / "_native"
-    subprocess.run(
-        ["cc", "-O2", "-o", program, HERE / "bench" / "ceiling.c", native / "crc32c.c", "-lpthread"],
-        check=True,
-    )
+    command = ["cc", "-O2", HERE / "bench" / "ceiling.c", native / "crc32c.c", "-lpthread", "-o"]
+    subprocess.run([*command, program], check=True)
+    subprocess.run([*command, library, "-shared", "-fPIC"], check=True)
     return program
 
 
@@ -114,8 +113,10 @@ def run_ceiling(program: Path, name: str, state: str, files: list[Path]) -> dict
     return {"contender": name, "state": state, **json.loads(done.stdout)}
 
 
-def run_contender(name: str, state: str, sums: Path, files: list[Path]) -> dict[str, Any]:
-    command = [sys.executable, HERE / "bench" / "child.py", name, state, sums, *files]
+def run_contender(
+    name: str, state: str, sums: Path, library: Path, files: list[Path]
+) -> dict[str, Any]:
+    command = [sys.executable, HERE / "bench" / "child.py", name, state, sums, library, *files]
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit {done.returncode}"]
@@ -198,7 +199,8 @@ def main() -> None:
                     record = run_ceiling(program, name, state, files["ckptfmt"])
                 else:
                     form = files[CONTENDERS[name].files]
-                    record = run_contender(name, state, source / "sums.json", form)
+                    library = program.with_name("libceiling.so")
+                    record = run_contender(name, state, source / "sums.json", library, form)
                 runs.append({"round": number, **record})
         print(f"round {number + 1} of {given.rounds}, {time.time() - began:.0f} s", file=sys.stderr)
     result = {

@@ -138,6 +138,16 @@ static void read_buffered(void)
         pthread_join(pool[i], NULL);
 }
 
+/* One byte of every 4 KiB page, as the contenders' harness reads them (it calls this very function). */
+unsigned touch(const char *const *addresses, const size_t *nbytes, size_t count)
+{
+    unsigned sum = 0;
+    for (size_t i = 0; i < count; i++)
+        for (size_t at = 0; at < nbytes[i]; at += 4096)
+            sum += *(volatile const unsigned char *)(addresses[i] + at);
+    return sum;
+}
+
 /* Not ru_maxrss, which an exec carries over from the parent. */
 static long peak_rss(void)
 {
@@ -240,6 +250,7 @@ int main(int argc, char **argv)
         madvise(memory, total, MADV_HUGEPAGE);
         plan(memory, files, count, direct);
         direct ? read_direct() : read_buffered();
+        touch((const char *const *)&memory, &total, 1);
         seconds = now() - began;
         getrusage(RUSAGE_SELF, &after);
         if (turn == 0)

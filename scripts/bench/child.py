@@ -1,4 +1,4 @@
-"""One timed load in a fresh process: ``python child.py CONTENDER STATE FOLDER SUMS FILE...``; prints JSON.
+"""One timed load in a fresh process: ``python child.py CONTENDER STATE SUMS LIBRARY FILE...``.
 
 The first load is timed too but counts for nothing: on a virtual machine whose host takes free memory
 back, it measures the host. Its memory is dropped, the page cache brought to its state and checked, and
@@ -25,13 +25,13 @@ from bench.contenders import CONTENDERS, Tensors
 M_MMAP_THRESHOLD = -3
 
 
-def touch(tensors: Tensors) -> None:
+def touch(library: ctypes.CDLL, tensors: Tensors) -> None:
     """Read one byte in every 4 KiB page, so that lazy mappings pay."""
-    import torch
-
-    for tensor in tensors.values():
-        flat = tensor.view(-1).view(torch.uint8)
-        flat[::4096].sum()
+    count = len(tensors)
+    addresses, sizes = (ctypes.c_void_p * count)(), (ctypes.c_size_t * count)()
+    for i, tensor in enumerate(tensors.values()):
+        addresses[i], sizes[i] = tensor.data_ptr(), tensor.nbytes
+    library.touch(addresses, sizes, ctypes.c_size_t(count))
 
 
 def check(tensors: Tensors, sums: dict[str, int]) -> None:
@@ -63,7 +63,8 @@ def kernel_nbytes(file: str, field: str) -> int:
 
 def main() -> None:
     """Run one contender and print its record."""
-    name, state, sums_file, *paths = sys.argv[1:]
+    name, state, sums_file, touch_library, *paths = sys.argv[1:]
+    library = ctypes.CDLL(touch_library)
     files = [Path(p) for p in paths]
     run = CONTENDERS[name].prepare(files)
     libc = ctypes.CDLL(None)
@@ -75,7 +76,7 @@ def main() -> None:
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         cpu, began = cpu_seconds(), time.perf_counter()
         tensors = run()
-        touch(tensors)
+        touch(library, tensors)
         seconds = time.perf_counter() - began
         cpu = cpu_seconds() - cpu
         if turn == "first":
