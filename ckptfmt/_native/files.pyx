@@ -118,4 +118,4 @@ def resident_nbytes(fd, offset, nbytes):
         raise error
     for i in range(pages):
         resident += c_vector[i] & 1
-    return min(resident * PAGE, c_nbytes)
+    return min(resident * PAGE, <size_t>nbytes)
