@@ -42,8 +42,10 @@ def run_workers(
         for thread in threads:
             while thread.is_alive():
                 thread.join(TICK_S)
-                if tick is not None:
+                if tick is not None and thread.is_alive():
                     tick()
+        if tick is not None:
+            tick()
     except BaseException:
         stop()
         for thread in threads:
