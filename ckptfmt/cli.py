@@ -120,7 +120,8 @@ def main() -> None:
               help="Threads; processors, at most 4, if not given.")  # fmt: skip
 @click.option("--force", is_flag=True,
               help="Replace a checkpoint; discard an unfinished conversion.")  # fmt: skip
-@click.option("--resume", is_flag=True, help="Go on with an unfinished conversion.")
+@click.option("--resume", is_flag=True,
+              help="Go on with an unfinished conversion, with --force too.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @_JSON
 def convert(source: str, target: str, as_json: bool, dry_run: bool, **options: Any) -> None:

@@ -100,7 +100,8 @@ def convert(
     workers : int, optional
         Threads; as many as processors, at most 4, if not given.
     force : bool
-        Replace a checkpoint at the target; begin anew where an unfinished conversion is.
+        Replace a checkpoint at the target; begin anew where an unfinished conversion is,
+        unless `resume` goes on with it.
     resume : bool
         Go on with an unfinished conversion of the same source with the same options.
     dry_run : bool
@@ -272,16 +273,12 @@ class Conversion:
         return {"tool": VERSION, "source": files, "options": self.options.content()}
 
     def _check_space(self, target: Target, done: list[int]) -> None:
-        """Refuse before writing what the disk cannot hold; what is there already counts as room."""
+        """Refuse before writing what the disk cannot hold."""
         sizes = self.plan.file_nbytes
         needed = sum(nbytes for number, nbytes in enumerate(sizes) if number not in done)
         needed += sum(os.path.getsize(s.path) for s in self.source.description.sidecars)
         free = os.statvfs(target.partial)
         room = free.f_bavail * free.f_frsize
-        for number in set(range(len(sizes))) - set(done):
-            path = os.path.join(target.partial, layout.partition_file(number))
-            if os.path.exists(path):
-                room += os.stat(path).st_blocks * 512
         if needed > room:
             raise FileError(
                 errno.ENOSPC,

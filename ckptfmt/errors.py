@@ -7,7 +7,13 @@ expected; ``hint`` says what to do next.
 
 from __future__ import annotations
 
+import errno
 import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class CkptError(Exception):
@@ -148,3 +154,19 @@ class TargetExistsError(FileError, FileExistsError):
 
 class CleanupWarning(RuntimeWarning):
     """Something could not be released and may have leaked."""
+
+
+@contextmanager
+def failing_as(path: str, doing: str) -> Iterator[None]:
+    """Turn a system's error into one that says which file and what was being done."""
+    try:
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        code = error.errno or errno.EIO
+        hints = {
+            errno.ENOSPC: "the disk is full: free space, then --resume",
+            errno.EFBIG: "this file system limits files: use a smaller --partition-size",
+        }
+        raise FileError(code, doing, path, hint=hints.get(code)) from error

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptfmt.dtypes import DTYPES
-from ckptfmt.errors import OptionError, SourceError, UnsupportedDtypeError
+from ckptfmt.errors import OptionError, SourceError, UnsupportedDtypeError, failing_as
 from ckptfmt.sources.stored import StoredSource
 from ckptfmt.target import Target
 from ckptfmt.units import parse_nbytes
-from ckptfmt.writer import CHUNK_NBYTES, failing_as
+from ckptfmt.writer import CHUNK_NBYTES
 
 if TYPE_CHECKING:
     from ckptfmt.engine import Progress

@@ -33,7 +33,8 @@ class ConvertOptions:
     workers : int
         Threads that read, cast and write.
     force : bool
-        Replace a checkpoint that is there; begin anew where an unfinished conversion is.
+        Replace a checkpoint that is there; begin anew where an unfinished conversion is,
+        unless `resume` goes on with it.
     resume : bool
         Go on with an unfinished conversion of the same source with the same options.
     """

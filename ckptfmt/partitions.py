@@ -267,8 +267,8 @@ def open_folder(path: str) -> int:
         hint = None
         if os.path.isdir(path + ".partial"):
             hint = "a conversion to it has not finished: ckptfmt convert --resume goes on with it"
-        elif os.path.isdir(path + ".old"):
-            hint = f"replacing it was interrupted: mv {path}.old {path} brings the old one back"
+        elif os.path.isdir(path + ".replaced"):
+            hint = f"replacing it was cut off: mv {path}.replaced {path} brings the old one back"
         raise NotFoundError(errno.ENOENT, "no such checkpoint", path, hint=hint) from error
     except NotADirectoryError as error:
         raise FormatError(

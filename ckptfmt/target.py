@@ -12,15 +12,16 @@ import hashlib
 import os
 import shutil
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ckptfmt import _core, layout
-from ckptfmt.errors import FileError, TargetExistsError
+from ckptfmt.errors import FileError, TargetExistsError, failing_as
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
 _COPY_NBYTES = 1 << 20
 
@@ -48,25 +49,32 @@ class Target:
     path : str
         Where the finished folder will be.
     force : bool
-        Replace what is there; discard an unfinished one.
+        Replace what is there; discard an unfinished one unless that is to be resumed.
     """
 
     def __init__(self, path: str, *, force: bool) -> None:
         self.path = path.rstrip("/") or "/"
+        if os.path.islink(self.path):
+            self.path = os.path.realpath(self.path)  # what it leads to is replaced, not the link
         self.partial = self.path + ".partial"
-        self.old = self.path + ".old"
+        self.old = self.path + ".replaced"  # not .old: people name their own copies so
         self.force = force
         self.sums: dict[bytes, str] = {}
-        self._lock_fd = -1
+        self._state = State({})
+        self._lock_fds: list[int] = []
         self._refuse_existing()
+
+    def _put_back(self) -> None:
+        """Replacing was cut off between two renames: the old one goes back first."""
+        if os.path.lexists(self.path):
+            return
+        if os.path.exists(os.path.join(self.old, layout.INDEX_FILE)):
+            with failing_as(self.old, "cannot be put back"):
+                os.rename(self.old, self.path)
 
     def _refuse_existing(self) -> None:
         if not os.path.lexists(self.path):
-            if os.path.exists(os.path.join(self.old, layout.INDEX_FILE)):
-                # Replacing was cut off between two renames: put the old one back first.
-                os.rename(self.old, self.path)
-            else:
-                return
+            return
         if not os.path.isdir(self.path):
             raise TargetExistsError(errno.EEXIST, "the target is a file", self.path)
         if not os.listdir(self.path):
@@ -91,11 +99,11 @@ class Target:
         """
         self._lock()
         state = self._read_state()
-        if state is not None and resume and not self.force:
+        if state is not None and resume:
             self._compare(state.identity, identity)
-            kept = {layout.STATE_FILE, *map(layout.partition_file, state.done)}
-            for name in set(os.listdir(self.partial)) - kept:  # a sidecar may have gone since
-                _remove(os.path.join(self.partial, name))
+            # A sidecar may have gone since.
+            self._clear({layout.STATE_FILE, *map(layout.partition_file, state.done)})
+            self._state = state
             return state.done
         if state is not None and state.done and not self.force:
             raise TargetExistsError(
@@ -105,10 +113,17 @@ class Target:
             )  # fmt: skip
         if state is None:
             self._refuse_foreign()
-        for name in os.listdir(self.partial):
-            _remove(os.path.join(self.partial, name))
+        self._clear()
         self.write_state(State(dict(identity)))
         return []
+
+    def _clear(self, kept: Collection[str] = ()) -> None:
+        """Empty the unfinished folder; what tells that it is ours goes last, if this is cut off."""
+        marks = (layout.INDEX_FILE, layout.STATE_FILE)
+        with failing_as(self.partial, "cannot be cleared"):
+            for name in sorted(os.listdir(self.partial), key=lambda name: name in marks):
+                if name not in kept:
+                    _remove(os.path.join(self.partial, name))
 
     def _lock(self) -> None:
         """Lock the folder itself: no lock file is left behind, and it moves with the rename."""
@@ -123,6 +138,10 @@ class Target:
                 fd = os.open(self.partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue  # the other one has just finished
+            except OSError as error:
+                raise FileError(
+                    error.errno or errno.EIO, "cannot be opened", self.partial
+                ) from error
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -143,17 +162,23 @@ class Target:
             except FileNotFoundError:
                 same = False
             if same:
-                self._lock_fd = fd
+                self._lock_fds.append(fd)
+                self._put_back()
                 self._refuse_existing()  # it may have come while we waited
                 return
             os.close(fd)
 
     def _read_state(self) -> State | None:
+        path = os.path.join(self.partial, layout.STATE_FILE)
         try:
-            with open(os.path.join(self.partial, layout.STATE_FILE), "rb") as stream:
+            with failing_as(path, "cannot be read"), open(path, "rb") as stream:
                 return msgspec.json.decode(stream.read(), type=State)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except msgspec.DecodeError:
             return None
+        except FileError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
 
     def _refuse_foreign(self) -> None:
         """Never empty a folder that only happens to have this name."""
@@ -172,21 +197,24 @@ class Target:
                 raise TargetExistsError(
                     errno.EEXIST, f"cannot be resumed: the {key} was {old.get(key)!r} "
                     f"and is {new.get(key)!r}", self.partial,
-                    hint="--force begins anew",
+                    hint="--force without --resume begins anew",
                 )  # fmt: skip
 
     def write_state(self, state: State) -> None:
         """Replace the state file as a whole."""
+        self._state = state
         path = os.path.join(self.partial, layout.STATE_FILE)
-        with open(path + "~", "wb") as stream:
-            stream.write(msgspec.json.encode(state))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(path + "~", path)
+        with failing_as(path, "cannot be written"):
+            with open(path + "~", "wb") as stream:
+                stream.write(msgspec.json.encode(state))
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(path + "~", path)
 
     def write_file(self, name: str, data: bytes) -> None:
         """Write a small file of ours, durable, and remember its sum."""
-        with open(os.path.join(self.partial, name), "wb") as stream:
+        path = os.path.join(self.partial, name)
+        with failing_as(path, "cannot be written"), open(path, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -195,14 +223,15 @@ class Target:
     def copy_file(self, source: str, name: str) -> None:
         """Copy a sidecar, durable, with the modes of a new file, and remember its sum."""
         path = os.path.join(self.partial, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         digest = hashlib.sha256()
-        with open(source, "rb") as reader, open(path, "wb") as writer:
-            while data := reader.read(_COPY_NBYTES):
-                digest.update(data)
-                writer.write(data)
-            writer.flush()
-            os.fsync(writer.fileno())
+        with failing_as(path, "cannot be written"):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as writer:
+                for data in _read_file(source):
+                    digest.update(data)
+                    writer.write(data)
+                writer.flush()
+                os.fsync(writer.fileno())
         self.sums[os.fsencode(name)] = digest.hexdigest()
 
     def write_sums(self) -> None:
@@ -212,55 +241,96 @@ class Target:
 
     def finish(self) -> None:
         """Make everything durable, and let the folder appear under its name."""
-        os.remove(os.path.join(self.partial, layout.STATE_FILE))
-        for folder, _, _ in os.walk(self.partial):
-            _sync_folder(folder)
-        if os.path.isdir(self.path) and os.listdir(self.path):
-            self._replace()
-        else:
+        with failing_as(self.partial, "cannot be made durable"):
+            for folder, _, _ in os.walk(self.partial):
+                _sync_folder(folder)
+        state = os.path.join(self.partial, layout.STATE_FILE)
+        with failing_as(state, "cannot be removed"):
+            os.remove(state)
+        try:
+            with failing_as(self.partial, "cannot be made durable"):
+                _sync_folder(self.partial)
             self._appear()
-        _sync_folder(os.path.dirname(os.path.abspath(self.path)))
+        except OSError:
+            with suppress(OSError):  # it can be resumed then
+                self.write_state(self._state)
+            raise
+        parent = os.path.dirname(os.path.abspath(self.path))
+        with failing_as(self.path, "is complete, but its name could not be made durable"):
+            _sync_folder(parent)
+        self._remove_replaced()
+
+    def _remove_replaced(self) -> None:
+        if os.path.isdir(self.partial):
+            self._clear()
+            with failing_as(self.partial, "cannot be removed"):
+                os.rmdir(self.partial)
+        if os.path.isdir(self.old):
+            with failing_as(self.old, "cannot be removed"):
+                # Without its index it is no checkpoint that might be put back.
+                with suppress(FileNotFoundError):
+                    os.remove(os.path.join(self.old, layout.INDEX_FILE))
+                shutil.rmtree(self.old)
 
     def _appear(self) -> None:
-        try:
-            os.rename(self.partial, self.path)  # an empty folder may be there; nothing else may
-        except OSError as error:
-            raise TargetExistsError(
-                error.errno or errno.EEXIST, "came into being meanwhile", self.path,
-                hint=f"the finished conversion is in {self.partial}",
-            ) from error  # fmt: skip
+        """Give the folder its name, at once, or in two steps where folders cannot be exchanged.
 
-    def _replace(self) -> None:
-        """Put the new one in place of the old at once, or, where that cannot be, in two steps."""
+        If it fails, everything is as it was.
+        """
+        if not os.path.isdir(self.path) or not os.listdir(self.path):
+            self._rename_new()
+            return
         self._refuse_existing()
+        # The old folder gets the name that others would lock to write: not before it is gone.
+        with failing_as(self.path, "cannot be opened"):
+            self._lock_fds.append(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        with suppress(OSError):
+            fcntl.flock(self._lock_fds[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             _core.rename_exchange(self.partial, self.path)
         except OSError as error:
-            code = error.errno or errno.EIO
-            if code not in (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
+                code = error.errno or errno.EIO
                 raise FileError(code, "cannot be replaced", self.path) from error
+        else:
+            return
+        with failing_as(self.path, "cannot be moved out of the way"):
             if os.path.isdir(self.old):
                 shutil.rmtree(self.old)
             os.rename(self.path, self.old)
-            os.rename(self.partial, self.path)
-            shutil.rmtree(self.old)
-        else:
-            _sync_folder(os.path.dirname(os.path.abspath(self.path)))
-            shutil.rmtree(self.partial)
+        try:
+            self._rename_new()
+        except FileError:
+            with failing_as(self.old, "cannot be put back"):
+                os.rename(self.old, self.path)
+            raise
+
+    def _rename_new(self) -> None:
+        try:
+            os.rename(self.partial, self.path)  # an empty folder may be there; nothing else may
+        except OSError as error:
+            code = error.errno or errno.EIO
+            if code not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise FileError(code, "cannot be given its name", self.path) from error
+            raise TargetExistsError(
+                code, "came into being meanwhile", self.path,
+                hint=f"the finished conversion is in {self.partial}",
+            ) from error  # fmt: skip
 
     def close(self) -> None:
         """Release the lock. Safe to call twice."""
-        fd, self._lock_fd = self._lock_fd, -1
-        if fd >= 0:
-            os.close(fd)
+        while self._lock_fds:
+            os.close(self._lock_fds.pop())
 
     def discard_if_empty(self) -> None:
         """After a failure: leave nothing unless finished partitions make it worth resuming."""
-        if self._lock_fd < 0:
+        if not self._lock_fds:
             return
         state = self._read_state()
         if state is not None and not state.done:
-            shutil.rmtree(self.partial, ignore_errors=True)
+            self._clear()
+        with suppress(OSError):
+            os.rmdir(self.partial)  # only if there is nothing in it
 
     def __enter__(self) -> Target:
         return self
@@ -268,7 +338,8 @@ class Target:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             if error is not None:
-                self.discard_if_empty()
+                with suppress(OSError):
+                    self.discard_if_empty()
         finally:
             self.close()
 
@@ -285,6 +356,18 @@ def _remove(path: str) -> None:
         shutil.rmtree(path)
     else:
         os.remove(path)
+
+
+def _read_file(path: str) -> Iterator[bytes]:
+    with failing_as(path, "cannot be read"):
+        stream = open(path, "rb")  # noqa: SIM115 - closed below; its errors are not the reader's
+    with stream:
+        while True:
+            with failing_as(path, "cannot be read"):
+                data = stream.read(_COPY_NBYTES)
+            if not data:
+                return
+            yield data
 
 
 def _sync_folder(path: str) -> None:

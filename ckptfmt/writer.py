@@ -10,18 +10,17 @@ import errno
 import mmap
 import os
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ckptfmt import _core, dtypes, layout
-from ckptfmt.errors import FileError, FormatError
+from ckptfmt.errors import FormatError, failing_as
 from ckptfmt.layout import Header
 from ckptfmt.workers import run_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import numpy.typing as npt
 
@@ -209,22 +208,6 @@ class _Buffers:
         if self._raw is None or len(self._raw) < nbytes:
             self._raw = memoryview(mmap.mmap(-1, nbytes))
         return self._raw[:nbytes]
-
-
-@contextmanager
-def failing_as(path: str, doing: str) -> Iterator[None]:
-    """Turn a system's error into one that says which file and what was being done."""
-    try:
-        yield
-    except FileError:
-        raise
-    except OSError as error:
-        code = error.errno or errno.EIO
-        hints = {
-            errno.ENOSPC: "the disk is full: free space, then --resume",
-            errno.EFBIG: "this file system limits files: use a smaller --partition-size",
-        }
-        raise FileError(code, doing, path, hint=hints.get(code)) from error
 
 
 def read_as(
