@@ -37,6 +37,7 @@ setup(
             extension("_native.files"),
             extension("_native.io_pread"),
             extension("_native.io_uring"),
+            extension("_native.landing"),
             extension("_native.memory"),
         ],
         compiler_directives=DIRECTIVES,

@@ -7,18 +7,19 @@ have stopped.
 """
 
 cimport cython
-from libc.errno cimport EAGAIN, EBUSY, EINTR, ENODATA, ENOMEM
+from libc.errno cimport EAGAIN, EBUSY, EINTR, ENOMEM
 from libc.stdint cimport int32_t, int64_t, uint32_t, uintptr_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from ckptfmt._native.atomic cimport fetch_add, latch, load_flag, set_flag
-from ckptfmt._native.checksum cimport crc32c_of
+from ckptfmt._native.atomic cimport fetch_add, load_flag, set_flag
 from ckptfmt._native.io cimport IoOps
-from ckptfmt._native.io_pread cimport pread_ops, pread_retry
+from ckptfmt._native.io_pread cimport pread_ops
 from ckptfmt._native.io_uring cimport uring_ops, uring_probe
+from ckptfmt._native.landing cimport check_blocks, read_buffered
 from ckptfmt._native.memory cimport Memory as CMemory
+from ckptfmt._native.run cimport (
+    CHECKSUM, FILE_ENDED, READ_FAILED, Block, ReadOp, Run, fail, now_ns,
+)
 
 from ckptfmt._native.checksum import crc32c, crc32c_combine, crc32c_implementation
 from ckptfmt._native.files import (
@@ -35,27 +36,6 @@ __all__ = [
 
 cdef enum:
     SECTOR = 4096             # what direct reads are rounded to
-    STEP = 1 << 20            # buffered reads go in steps that stay in the cache for the checksum
-
-# How a failed operation failed.
-cdef enum Kind:
-    READ_FAILED = 1
-    FILE_ENDED = 2
-    CHECKSUM = 3
-
-cdef packed struct ReadOp:    # read_plan.OP_DTYPE
-    int64_t offset            # in the file, a multiple of SECTOR for direct reads
-    int64_t address           # where the bytes go
-    int64_t nbytes            # bytes wanted
-    int64_t room              # bytes that may be written at `address`
-    int32_t file
-    int32_t n_blocks
-    int64_t first_block
-
-cdef packed struct Block:     # read_plan.BLOCK_DTYPE
-    int64_t start             # from the op's first byte
-    uint32_t nbytes
-    uint32_t crc
 
 cdef struct Slot:
     int64_t op
@@ -69,109 +49,6 @@ cdef struct Worker:            # what one thread owns
     Slot *slots
     unsigned *idle            # stack of free slots
     char *scratch             # `depth` + 1 slots of it in a scan, the last for buffered reads
-
-cdef struct Run:              # what they share
-    const ReadOp *ops
-    const Block *blocks
-    const int32_t *direct_fds
-    const int32_t *buffered_fds
-    int64_t n_direct, n_ops
-    uint32_t *found           # scan: the checksum of each block,
-    unsigned char *dirty      # and whether other than zeros follow it
-    char *scratch
-    size_t slot_nbytes
-    unsigned depth
-    bint verify
-    long long next_direct, next_buffered, next_scratch
-    long long done_nbytes, wait_ns, checksum_ns, buffered_ns
-    int stop, failed
-    int kind, code
-    int64_t failed_op, failed_block
-    bint undrained
-    int ring_errno            # why a worker had to do without its ring
-    long long without_ring    # how many had to
-
-
-cdef inline long long now_ns() noexcept nogil:
-    cdef timespec t
-    clock_gettime(CLOCK_MONOTONIC, &t)
-    return <long long>t.tv_sec * 1000000000 + t.tv_nsec
-
-
-cdef void fail(Run *run, int kind, int64_t op, int code, int64_t block) noexcept nogil:
-    if latch(&run.failed):
-        run.kind = kind
-        run.code = code
-        run.failed_op = op
-        run.failed_block = block
-    set_flag(&run.stop)
-
-
-cdef bint is_zero(const char *p, size_t nbytes) noexcept nogil:
-    return nbytes == 0 or (p[0] == 0 and memcmp(p, p + 1, nbytes - 1) == 0)
-
-
-cdef int64_t check_blocks(Run *run, int64_t i, const char *base, int64_t block,
-                          size_t filled) noexcept nogil:
-    """Verify the op's blocks that `filled` bytes complete; the first one left, or -1."""
-    cdef const ReadOp *op = &run.ops[i]
-    cdef const Block *b
-    cdef uint32_t crc
-    cdef size_t stop, end
-    cdef long long began = now_ns()
-    while block < op.first_block + op.n_blocks:
-        b = &run.blocks[block]
-        stop = <size_t>b.start + b.nbytes
-        if stop > filled:
-            break
-        if run.found != NULL:
-            # A scan also looks at the padding, which reaches to the next block or the op's end.
-            end = <size_t>op.nbytes
-            if block + 1 < op.first_block + op.n_blocks:
-                end = <size_t>run.blocks[block + 1].start
-            if end > filled:
-                break
-            run.dirty[block] = not is_zero(base + stop, end - stop)
-            run.found[block] = crc32c_of(0, base + b.start, b.nbytes)
-        else:
-            crc = crc32c_of(0, base + b.start, b.nbytes)
-            if crc != b.crc:
-                fail(run, CHECKSUM, i, <int>crc, block)
-                return -1
-        block += 1
-    fetch_add(&run.checksum_ns, now_ns() - began)
-    return block
-
-
-cdef void read_buffered(Run *run, int64_t i, char *base, size_t filled) noexcept nogil:
-    """Read the rest of op `i` through the page cache; verify each step while it is in the CPU's."""
-    cdef const ReadOp *op = &run.ops[i]
-    cdef int fd = run.buffered_fds[op.file]
-    cdef int64_t block = op.first_block
-    cdef size_t target
-    cdef long long got
-    cdef long long began = now_ns()
-    while True:
-        if run.verify and filled != 0:
-            block = check_blocks(run, i, base, block, filled)
-            if block < 0:
-                return
-        if filled >= <size_t>op.nbytes:
-            break
-        if load_flag(&run.stop):
-            return
-        target = min(<size_t>op.nbytes - filled, <size_t>STEP)
-        got = pread_retry(fd, base + filled, target, op.offset + <long long>filled)
-        if got == 0:
-            fail(run, FILE_ENDED, i, ENODATA, op.first_block)
-            return
-        if got < 0:
-            fail(run, READ_FAILED, i, <int>-got, op.first_block)
-            return
-        filled += <size_t>got
-    fetch_add(&run.buffered_ns, now_ns() - began)
-    fetch_add(&run.done_nbytes, op.nbytes)
-
 
 cdef enum State:
     FILLED, READ_ON, READ_REST, FAILED
