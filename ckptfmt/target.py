@@ -113,8 +113,9 @@ class Target:
             )  # fmt: skip
         if state is None:
             self._refuse_foreign()
-        self._clear()
+        # First of all: a state that counts partitions as done must not outlive them.
         self.write_state(State(dict(identity)))
+        self._clear({layout.STATE_FILE})
         return []
 
     def _clear(self, kept: Collection[str] = ()) -> None:
