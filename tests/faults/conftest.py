@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -103,9 +105,11 @@ def expected(tmp_path_factory: pytest.TempPathFactory, small_source: Path) -> di
 @pytest.fixture
 def place(
     tmp_path: Path, server: ForkServer, small_source: Path, expected: dict[str, str]
-) -> Place:
-    """A conversion to be carried out under faults."""
-    return Place(server, small_source, tmp_path / "model.ckpt", expected)
+) -> Iterator[Place]:
+    """A conversion to be carried out under faults: in memory where that can be, to be quick."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
+    with TemporaryDirectory(dir=memory) as folder:
+        yield Place(server, small_source, Path(folder) / "model.ckpt", expected)
 
 
 @pytest.fixture
