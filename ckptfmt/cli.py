@@ -116,8 +116,7 @@ def main() -> None:
               help="Take only tensors whose name matches.")  # fmt: skip
 @click.option("--exclude", multiple=True, metavar="GLOB",
               help="Leave out tensors whose name matches.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(1),
-              help="Threads; processors, at most 4, if not given.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), help="Threads; 4 if not given.")
 @click.option("--force", is_flag=True,
               help="Replace a checkpoint; discard an unfinished conversion.")  # fmt: skip
 @click.option("--resume", is_flag=True,

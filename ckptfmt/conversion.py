@@ -13,7 +13,7 @@ import msgspec
 from ckptfmt import dtypes, index, layout
 from ckptfmt.errors import FileError, FormatError, NotFoundError, SourceError
 from ckptfmt.index import Index
-from ckptfmt.options import DEFAULT_PARTITION_NBYTES, ConvertOptions
+from ckptfmt.options import DEFAULT_PARTITION_NBYTES, DEFAULT_WORKERS, ConvertOptions
 from ckptfmt.selection import matcher
 from ckptfmt.sources import open_source
 from ckptfmt.sources.folder import refuse_collisions
@@ -98,7 +98,7 @@ def convert(
     include, exclude : str or iterable of str
         Glob patterns on tensor names.
     workers : int, optional
-        Threads; as many as processors, at most 4, if not given.
+        Threads that read, cast and write; 4 if not given.
     force : bool
         Replace a checkpoint at the target; begin anew where an unfinished conversion is,
         unless `resume` goes on with it.
@@ -130,7 +130,7 @@ def convert(
         partition_nbytes=parse_nbytes(partition_size),
         include=_patterns(include),
         exclude=_patterns(exclude),
-        workers=workers or min(4, len(os.sched_getaffinity(0))),
+        workers=workers or DEFAULT_WORKERS,
         force=force,
         resume=resume,
     )

@@ -15,6 +15,9 @@ from ckptfmt.units import parse_nbytes
 
 DEFAULT_PARTITION_NBYTES = 4000 << 20  # a FAT file system holds files below 4 GiB
 
+#: More threads than processors: one reads while another writes.
+DEFAULT_WORKERS = 4
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertOptions:
@@ -44,7 +47,7 @@ class ConvertOptions:
     partition_nbytes: int = DEFAULT_PARTITION_NBYTES
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    workers: int = 4
+    workers: int = DEFAULT_WORKERS
     force: bool = False
     resume: bool = False
 

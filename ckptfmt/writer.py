@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptfmt import _core, dtypes, layout
+from ckptfmt import _core, dtypes, layout, page_cache
 from ckptfmt.errors import FormatError, failing_as
 from ckptfmt.layout import Header
 from ckptfmt.workers import run_workers
@@ -191,6 +191,7 @@ class Writer:
                 table = layout.pack_table(self.crcs[number])
                 _write(fd, memoryview(table), self.plan.alignment + entry.payload_nbytes)
                 os.fsync(fd)
+                page_cache.drop(fd)
             finally:
                 os.close(fd)
         with self._lock:

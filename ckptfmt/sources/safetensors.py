@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ckptfmt import _core
+from ckptfmt import _core, page_cache
 from ckptfmt.dtypes import DTYPES
 from ckptfmt.errors import FileError, SourceError
 from ckptfmt.sources.base import Description, SourceFile
@@ -46,6 +46,7 @@ class SafetensorsSource:
         self.description = Description("safetensors")
         self._fds: list[int] = []
         self._paths: list[str] = []
+        self._cold: list[bool] = []
         self._where: list[tuple[int, int]] = []  # of each tensor: file, offset
         seen: dict[str, str] = {}
         try:
@@ -62,6 +63,7 @@ class SafetensorsSource:
         number = len(self._fds)
         self._fds.append(fd)
         self._paths.append(path)
+        self._cold.append(page_cache.is_cold(fd))
         status = os.fstat(fd)
         self.description.files.append(SourceFile(file, status.st_size, status.st_mtime_ns))
         raw = header.pop("__metadata__", b"null")
@@ -97,11 +99,16 @@ class SafetensorsSource:
                     hint="the file changed while it was being converted",
                 )
             filled += got
+        if self._cold[number]:
+            page_cache.drop(self._fds[number], offset + start, len(buffer))
 
     def close(self) -> None:
         """Close the files."""
         while self._fds:
-            os.close(self._fds.pop())
+            fd = self._fds.pop()
+            if len(self._fds) < len(self._cold) and self._cold[len(self._fds)]:
+                page_cache.drop(fd)
+            os.close(fd)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -11,7 +11,7 @@ import pickle
 import zipfile
 from typing import TYPE_CHECKING, Any
 
-from ckptfmt import dtypes
+from ckptfmt import dtypes, page_cache
 from ckptfmt.errors import SourceError
 from ckptfmt.sources.base import SourceFile
 from ckptfmt.sources.torch_tensors import TorchTensors
@@ -37,19 +37,42 @@ class TorchZipSource(TorchTensors):
     def __init__(self, folder: str, files: Sequence[str]) -> None:
         tensors: dict[str, Any] = {}
         found: list[SourceFile] = []
-        for file in files:
-            path = os.path.join(folder, file)
-            for name, tensor in _load(path).items():
-                if name in tensors:
-                    raise SourceError(
-                        f"{path}: tensor {name!r} is also in another file",
-                        hint="the folder mixes two checkpoints; convert one file at a time",
-                    )
-                tensors[name] = tensor
-            status = os.stat(path)
-            found.append(SourceFile(file, status.st_size, status.st_mtime_ns))
-        super().__init__(tensors, kind="torch", where=folder)
+        self._cold: list[int] = []
+        try:
+            for file in files:
+                path = os.path.join(folder, file)
+                self._note_cold(path)
+                for name, tensor in _load(path).items():
+                    if name in tensors:
+                        raise SourceError(
+                            f"{path}: tensor {name!r} is also in another file",
+                            hint="the folder mixes two checkpoints; convert one file at a time",
+                        )
+                    tensors[name] = tensor
+                status = os.stat(path)
+                found.append(SourceFile(file, status.st_size, status.st_mtime_ns))
+            super().__init__(tensors, kind="torch", where=folder)
+        except BaseException:
+            tensors.clear()
+            self.close()
+            raise
         self.description.files = found
+
+    def _note_cold(self, path: str) -> None:
+        if os.path.isfile(path):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if page_cache.is_cold(fd):
+                self._cold.append(fd)
+            else:
+                os.close(fd)
+
+    def close(self) -> None:
+        """Let the tensors go, and with them the mappings; then the pages can."""
+        super().close()
+        while self._cold:
+            fd = self._cold.pop()
+            page_cache.drop(fd)
+            os.close(fd)
 
 
 def _load(path: str) -> Mapping[str, Any]:
