@@ -50,6 +50,14 @@ def server(
 
 
 @pytest.fixture(scope="session")
+def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """The same without the library, where the calls as they are made matter."""
+    running = ForkServer(tmp_path_factory.mktemp("plain-jobs"), None)
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
 def arrays() -> dict[str, np.ndarray]:
     """Tensors of the model: some megabytes, odd sizes, an empty and a tiny one."""
     random = np.random.default_rng(0)

@@ -102,6 +102,44 @@ def test_requests_that_a_ring_does_not_take_are_read_otherwise(
     assert found["stats"]["engine"] == "io_uring"
 
 
+def test_workers_that_get_no_ring_read_otherwise_and_the_statistics_say_so(
+    server: ForkServer, converted: Path, good: dict[str, str]
+) -> None:
+    """The first set-up is the probe's, then there is one for each worker."""
+    options = json.dumps({**WAYS["io_uring"].options, "threads": 3})
+    all_of_them = fault("setup", errno.ENOMEM, nth=2, onward=True)
+    one_of_them = fault("setup", errno.ENOMEM, nth=3)
+
+    found = server.run(LOAD, converted, options, faults=(FAKE_RING, all_of_them)).value
+    assert found["digests"] == good
+    assert found["stats"]["engine"] == "pread"
+    assert found["stats"]["engine_reason"] == "io_uring: Cannot allocate memory"
+
+    found = server.run(LOAD, converted, options, faults=(FAKE_RING, one_of_them)).value
+    assert found["digests"] == good
+    assert found["stats"]["engine"] == "io_uring"
+    reason = "io_uring: Cannot allocate memory, for 1 of 3 workers"
+    assert found["stats"]["engine_reason"] == reason
+
+
+def test_a_ring_that_cannot_be_waited_for_is_an_error_and_leaves_the_memory_alone(
+    server: ForkServer, converted: Path
+) -> None:
+    code = """
+import sys
+import ckptfmt
+from ckptfmt import engine
+from tests.helpers.telling import tell
+options = ckptfmt.LoadOptions(io="io_uring", reads="direct")
+tell(lambda: ckptfmt.load(sys.argv[1], framework="numpy", options=options))
+assert len(engine._LEAKED) == 1
+"""
+    rule = fault("wait", errno.EBADF, nth=2)
+    result = server.run(code, converted, faults=(FAKE_RING, rule))
+    found = result.value
+    assert (found["error"], found["errno"]) == ("FileError", errno.EBADF)
+
+
 def test_a_read_that_is_never_ready_fails(server: ForkServer, converted: Path) -> None:
     rules = (
         fault("uring", errno.EAGAIN, onward=True, path="part-00001"),

@@ -81,17 +81,18 @@ class ForkServer:
     ----------
     folder : Path
         Outputs of jobs go below it.
-    library : Path
-        ``faulty_io.so``.
+    library : Path or None
+        ``faulty_io.so``; without it there are no faults to be had.
     """
 
-    def __init__(self, folder: Path, library: Path) -> None:
+    def __init__(self, folder: Path, library: Path | None) -> None:
         self.folder = folder
         self.jobs = 0
         paths = (str(ROOT), os.environ.get("PYTHONPATH", ""))
-        env = {
-            **os.environ, "LD_PRELOAD": str(library), "OPENBLAS_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        env = {name: text for name, text in os.environ.items() if not name.startswith("CKPTFMT_")}
+        env |= {
+            "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "LD_PRELOAD": str(library or ""),
         }  # fmt: skip
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.helpers.fork_server"],
@@ -153,7 +154,10 @@ def _run_job(request: dict[str, object]) -> int:
         os.dup2(opened, fd)
         os.close(opened)
     os.environ.update(request["env"])  # type: ignore[call-overload]
-    ctypes.CDLL(None).faulty_io_set()
+    if os.environ["LD_PRELOAD"]:
+        ctypes.CDLL(None).faulty_io_set()
+    else:
+        assert not request["env"]["FAULTY_IO"]  # type: ignore[index]
     sys.argv = ["ckptfmt", *request["args"]]  # type: ignore[misc]
     code = 0
     try:
