@@ -106,7 +106,8 @@ def test_bytes_that_are_no_utf8_are_refused() -> None:
     refused(good.replace(b'"pt"', b'"\xff"'), "not an index")
 
 
-@pytest.mark.parametrize("depth", [1100, 5000])
+# How deep the decoder goes is the interpreter's matter: 1000 levels in 3.11, 10,000 in 3.13.
+@pytest.mark.parametrize("depth", [20_000, 1_000_000])
 @pytest.mark.parametrize("space", ["", " "])
 def test_nesting_without_end_is_refused(depth: int, space: str) -> None:
     text = json.dumps(plain(small_index()))
