@@ -80,8 +80,10 @@ def test_a_bad_descriptor_is_a_failed_read(
     for fds in (bench.direct_fds, bench.buffered_fds):
         os.close(fds.pop())
         fds.append(number)
-    engine = bench.run(io, n_direct=3 if direct else 0)
-    bench.direct_fds = bench.buffered_fds = []
+    try:
+        engine = bench.run(io, n_direct=3 if direct else 0)
+    finally:
+        bench.direct_fds = bench.buffered_fds = []
     assert engine.failure is not None
     kind, op, code, _ = engine.failure
     assert (kind, code) == ("read", errno.EBADF)
