@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ckptfmt import layout
-from ckptfmt.errors import FileError, SourceError
+from ckptfmt.errors import FileError, SourceError, failing_as
 from ckptfmt.sources.base import Sidecar
 
 if TYPE_CHECKING:
@@ -169,7 +169,8 @@ def sidecars_below(folder: str, taken: Collection[str]) -> tuple[list[Sidecar], 
     sidecars : list of Sidecar
         Regular files in order of name; links are followed.
     left_out : list of str
-        Other weights and weight indexes, which do not travel.
+        What does not travel: other weights, weight indexes, checkpoints, folders met before under
+        another name, and what is no regular file.
 
     Raises
     ------
@@ -183,9 +184,12 @@ def sidecars_below(folder: str, taken: Collection[str]) -> tuple[list[Sidecar], 
     def walk(path: str, prefix: str) -> None:
         status = os.stat(path)
         if (status.st_dev, status.st_ino) in visited:
-            return  # a link back up, or two links to one folder
+            left_out.append(prefix.rstrip("/"))  # a link back up, or two links to one folder
+            return
         visited.add((status.st_dev, status.st_ino))
-        for name in sorted(os.listdir(path)):
+        with failing_as(path, "cannot be read"):
+            names = sorted(os.listdir(path))
+        for name in names:
             full, relative = os.path.join(path, name), prefix + name
             if os.path.isdir(full):
                 if is_checkpoint(full):
@@ -200,6 +204,7 @@ def sidecars_below(folder: str, taken: Collection[str]) -> tuple[list[Sidecar], 
                 sidecars.append(Sidecar(full, relative))
             else:
                 _refuse_broken_link(full)
+                left_out.append(relative)  # a socket, a device
 
     walk(folder, "")
     return sidecars, left_out

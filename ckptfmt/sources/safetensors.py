@@ -125,9 +125,9 @@ def _read_header(path: str) -> tuple[dict[str, msgspec.Raw], int]:
     import safetensors  # noqa: PLC0415
 
     try:
-        with safetensors.safe_open(path, framework="numpy"):
-            pass
-        with open(path, "rb") as stream:
+        with open(path, "rb") as stream:  # first: its error has a number, the library's has none
+            with safetensors.safe_open(path, framework="numpy"):
+                pass
             (nbytes,) = struct.unpack("<Q", stream.read(8))
             data = stream.read(nbytes)
         json.loads(data, object_pairs_hook=_unique)

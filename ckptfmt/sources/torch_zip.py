@@ -12,7 +12,7 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 from ckptfmt import dtypes, page_cache
-from ckptfmt.errors import SourceError
+from ckptfmt.errors import SourceError, failing_as
 from ckptfmt.sources.base import SourceFile
 from ckptfmt.sources.torch_tensors import TorchTensors
 
@@ -41,8 +41,10 @@ class TorchZipSource(TorchTensors):
         try:
             for file in files:
                 path = os.path.join(folder, file)
-                self._note_cold(path)
-                for name, tensor in _load(path).items():
+                with failing_as(path, "cannot be read"):
+                    self._note_cold(path)
+                    loaded = _load(path)
+                for name, tensor in loaded.items():
                     if name in tensors:
                         raise SourceError(
                             f"{path}: tensor {name!r} is also in another file",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -217,11 +218,12 @@ def test_sidecars_travel_with_their_folders_and_nothing_else_does(
     (source / "a" / "b" / "code.py").write_text("print(1)\n")
     (source / "odd\nname \\ é.txt").write_bytes(b"\x00\xff")
     (source / "tokenizer" / "back").symlink_to(source)  # a circle
+    os.mkfifo(source / "pipe")
     left_out = {
-        "training_args.bin", "optimizer.pt", "pytorch_model.bin.index.json", "flax_model.msgpack",
-        "a/adapter.safetensors", "model.safetensors.index.json",
+        "tokenizer/back", "pipe", "training_args.bin", "optimizer.pt", "flax_model.msgpack",
+        "pytorch_model.bin.index.json", "a/adapter.safetensors", "model.safetensors.index.json",
     }  # fmt: skip
-    for name in left_out - {"model.safetensors.index.json"}:
+    for name in left_out - {"model.safetensors.index.json", "tokenizer/back", "pipe"}:
         (source / name).write_bytes(b"{}")
     for folder in (".git", ".cache"):
         (source / folder).mkdir()
@@ -266,6 +268,24 @@ def test_weights_behind_a_broken_link_are_not_replaced_by_others(
     (source / "model.safetensors").symlink_to("../../blobs/gone")
     with pytest.raises(ckptfmt.SourceError, match=r"model\.safetensors: a link to .*blobs/gone"):
         ckptfmt.convert(source, tmp_path / "target.ckpt")
+
+
+@pytest.mark.parametrize(("source_file", "where"), [
+    ("m.safetensors", "ckptfmt.sources.safetensors.open"), ("m.bin", "os.open"),
+])  # fmt: skip
+def test_a_file_that_may_not_be_read_is_named_with_the_reason(
+    source_file: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"x": torch.ones(2)}, tmp_path / "m.safetensors")
+    torch.save({"x": torch.ones(2)}, tmp_path / "m.bin")
+
+    def refuse(path: str, *args: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(where, refuse, raising=False)
+    with pytest.raises(ckptfmt.FileError, match=f"{source_file}: cannot be read: Perm") as caught:
+        ckptfmt.convert(tmp_path / source_file, tmp_path / "x.ckpt")
+    assert caught.value.errno == errno.EACCES
 
 
 def test_the_source_is_never_written_to(tmp_path: Path, source: Path) -> None:
