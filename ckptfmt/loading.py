@@ -62,8 +62,8 @@ class Request:
 
 def check_device(device: str) -> None:
     """Refuse what would otherwise become the CPU unseen."""
-    if device != "cpu":
-        raise OptionError(f"device is {device!r}; this version loads to 'cpu'")
+    if str(device) != "cpu":  # a torch.device will do
+        raise OptionError(f"device is {str(device)!r}; this version loads to 'cpu'")
 
 
 def describer(checkpoint: Checkpoint) -> Callable[[int], tuple[str, Partition, int, int]]:

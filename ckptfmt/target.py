@@ -54,8 +54,9 @@ class Target:
 
     def __init__(self, path: str, *, force: bool) -> None:
         self.path = path.rstrip("/") or "/"
-        if os.path.islink(self.path):
-            self.path = os.path.realpath(self.path)  # what it leads to is replaced, not the link
+        if os.path.islink(self.path) or os.path.basename(self.path) in (".", ".."):
+            # What a link leads to is replaced, not the link; and "." has no name to stand beside.
+            self.path = os.path.realpath(self.path)
         self.partial = self.path + ".partial"
         self.old = self.path + ".replaced"  # not .old: people name their own copies so
         self.force = force

@@ -90,6 +90,10 @@ def test_names_and_patterns_choose_and_keep_the_files_order(
     assert (stats.nbytes, stats.read_nbytes) == (0, 0)
 
 
+def test_the_device_may_be_torchs(many: Path) -> None:
+    assert len(ckptfmt.load(many, device=torch.device("cpu"))) == 20  # type: ignore[arg-type]
+
+
 def test_random_parts(many: Path, many_model: Tensors) -> None:
     generator = torch.Generator().manual_seed(3)
     names = list(many_model)

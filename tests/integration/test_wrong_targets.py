@@ -64,6 +64,16 @@ def test_a_target_in_a_folder_that_is_not_there(tmp_path: Path, source: Path) ->
     refused_at_the_prompt(["convert", source, target], f"mkdir -p {tmp_path / 'a' / 'b'}")
 
 
+def test_the_folder_one_stands_in(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    ckptfmt.convert(source, ".")
+    assert len(ckptfmt.load(tmp_path / "here")) == 7
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "source"]
+
+
 def test_too_little_space_is_said_first(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
