@@ -125,6 +125,8 @@ class _Verification:
         dir_fd = open_folder(self.path)
         try:
             data, sums = read_index(dir_fd, self.path)
+            self.report.files = 2
+            self.report.nbytes = len(data) + len(sums)
             where = os.path.join(self.path, layout.INDEX_FILE)
             own = [layout.INDEX_FILE, layout.SUMS_FILE]
             try:
@@ -230,7 +232,6 @@ class _Verification:
                 found[os.fsencode(name)] = self._digest(name)
             except OSError as error:
                 self.report.add(name, f"cannot be read: {error.strerror}")
-        self.report.files += 2
         before = len(self.report.problems)
         for raw, digest in listed.items():
             name = os.fsdecode(raw)
