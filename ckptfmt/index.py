@@ -158,7 +158,7 @@ def _check_version(data: bytes, where: str) -> None:
             f"{where}: needs {needs}, this ckptfmt reads format {layout.MAJOR}.{layout.MINOR}",
             hint="pip install --upgrade ckptfmt",
         )
-    if major != layout.MAJOR:
+    if major != layout.MAJOR or minor < 0:
         raise FormatError(f"{where}: format {major}.{minor} does not exist")
 
 
