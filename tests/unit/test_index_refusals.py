@@ -388,3 +388,14 @@ def test_the_rest_of_a_large_tensor_is_the_first_of_its_partition() -> None:
         {"names": ["a"], "dtype": "U8", "shape": [5], "extents": [[1, 4096, 5]]},
     ]  # fmt: skip
     refused(fields, "expected bytes from 4096")
+
+
+def test_a_large_tensor_is_cut_between_whole_units_of_a_wide_alignment() -> None:
+    # Padded to 2 MiB, the 3 MiB would end with their payload; in memory they would leave a gap.
+    fields = plain(make_index([spec("big", "U8", 4 * MIB)], alignment=2 * MIB))
+    fields["partitions"] = [
+        {"file": "part-00000.ckptfmt", "payload_nbytes": 4 * MIB, "table_nbytes": 16},
+        {"file": "part-00001.ckptfmt", "payload_nbytes": 2 * MIB, "table_nbytes": 8},
+    ]
+    fields["tensors"][0]["extents"] = [[0, 2 * MIB, 3 * MIB], [1, 2 * MIB, MIB]]
+    refused(fields, "in whole blocks")
