@@ -1,9 +1,10 @@
 """Race ``convert`` against ``cp`` and fsync of the same bytes, in turn; leave a JSON record.
 
-    python scripts/bench_convert.py --model qwen3b --rounds 9 --out docs/benchmarks/convert-qwen3b.json
+    python scripts/bench_convert.py --model qwen3b --rounds 9 \\
+        --out docs/benchmarks/convert-qwen3b.json
 
-The source is cold before each run and checked to be; targets are removed after it. A conversion is timed
-from the call to its return, when everything is durable.
+The source is cold before each run and checked to be; targets are removed after it. A conversion is
+timed from the call to its return, when everything is durable.
 """
 
 from __future__ import annotations
@@ -94,11 +95,12 @@ def main() -> None:
             for c in runs
             if c["contender"] == "cp" and c["round"] == r["round"]
         ]
+        cached_after = statistics.median(r["source_cached_after"] for r in mine)
         summary[name] = {
             "n": len(mine),
             "gb_s": round(statistics.median(r["nbytes"] / r["seconds"] / 1e9 for r in mine), 3),
             "rate_to_cp": round(statistics.median(ratios), 3),
-            "source_cached_after": round(statistics.median(r["source_cached_after"] for r in mine), 3),
+            "source_cached_after": round(cached_after, 3),
         }
     result = {
         "benchmark": "convert", "model": given.model, "scale": given.scale,

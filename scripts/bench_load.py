@@ -125,7 +125,7 @@ def run_contender(
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Medians for each contender and state, and medians of its ratios to others of the same round."""
+    """Medians for each contender and state, and of its ratios to others of the same round."""
     summary: dict[str, dict[str, Any]] = {}
     good = [r for r in runs if "failed" not in r]
     for key in sorted({(r["contender"], r["state"]) for r in good}):
@@ -215,7 +215,7 @@ def main() -> None:
 
 
 def _drop_caches() -> None:
-    """Once a round, where it is permitted; the state of each file is established before each run."""
+    """Once a round, where it is permitted; each file's state is established before each run."""
     try:
         os.sync()
         Path("/proc/sys/vm/drop_caches").write_text("3")

@@ -1,4 +1,4 @@
-"""Turn benchmark records into tables and plots: ``docs/benchmarks.md``, an SVG each, the README's numbers.
+"""Turn records into tables and plots: ``docs/benchmarks.md``, an SVG each, the README's numbers.
 
     python scripts/bench_report.py docs/benchmarks/*.json
 """
@@ -53,7 +53,8 @@ def load_table(record: dict[str, Any], state: str) -> list[str]:
     ceiling = best_ceiling(record, state)
     against = LABELS[ceiling].split(":")[0] if ceiling else "ckptfmt"
     lines = [
-        f"| {state} | GB/s, median (min – max) | ÷ {against} | first load | CPU s/GB | peak RSS ÷ model | n |",
+        f"| {state} | GB/s, median (min – max) | ÷ {against} | first load | CPU s/GB "
+        "| peak RSS ÷ model | n |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, f in rows_of(record, state):
@@ -130,7 +131,8 @@ def describe(record: dict[str, Any]) -> str:
     versions = ", ".join(f"{n} {v}" for n, v in record["versions"].items() if v)
     return (
         f"{machine['cpus']} × {machine['cpu']}, {machine['memory_nbytes'] / 1e9:.0f} GB, "
-        f"Linux {machine['kernel']}, {record['file_system']}; commit {record['commit']}; {versions}."
+        f"Linux {machine['kernel']}, {record['file_system']}; commit {record['commit']}; "
+        f"{versions}."
     )
 
 
@@ -163,7 +165,8 @@ def main() -> None:
     (given.docs / "benchmarks.md").write_text("\n".join(text))
     if given.readme.exists() and short:
         table = [
-            "| model, page cache | ckptfmt, verified | unverified | ceiling | fastest peer | safetensors clone |",
+            "| model, page cache | ckptfmt, verified | unverified | ceiling | fastest peer "
+            "| safetensors clone |",
             "| --- | --- | --- | --- | --- | --- |",
             *short,
             "",

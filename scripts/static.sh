@@ -52,8 +52,7 @@ else
 fi
 
 if [ "${#failed[@]}" -ne 0 ]; then
-    printf '\nfailed: %s' "${failed[@]}"
-    printf '\n'
+    printf '\nstatic checks failed:%s\n' "$(printf ' [%s]' "${failed[@]}")"
     exit 1
 fi
 printf '\nstatic checks passed\n'

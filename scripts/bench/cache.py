@@ -24,7 +24,7 @@ def cached_share(files: Iterable[Path]) -> float:
 
 
 def establish(files: Iterable[Path], state: str) -> float:
-    """Bring files to a state: ``cold``, ``warm``, or ``half`` (every second window of 4 MiB cached).
+    """Bring files to a state: ``cold``, ``warm``, or ``half``: every second 4 MiB cached.
 
     Returns
     -------

@@ -1,9 +1,9 @@
 """One timed load in a fresh process: ``python child.py CONTENDER STATE SUMS LIBRARY FILE...``.
 
-The first load is timed too but counts for nothing: on a virtual machine whose host takes free memory
-back, it measures the host. Its memory is dropped, the page cache brought to its state and checked, and
-the second load timed until every tensor exists and one byte of each of its pages has been read. Then
-the sum of each tensor is compared.
+The first load is timed too but counts for nothing: on a virtual machine whose host takes free
+memory back, it measures the host. Its memory is dropped, the page cache brought to its state and
+checked, and the second load timed until every tensor exists and one byte of each of its pages has
+been read. Then the sum of each tensor is compared.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Loaders to be timed: each gives a dict of tensors in private, writable CPU memory (unless it says mmap).
+"""Loaders to be timed: each gives a dict of tensors in private, writable CPU memory.
 
-A contender is prepared (imports, what is outside the timer) and then called; it names the files it reads.
+One that maps files says mmap. A contender is prepared (imports, what is outside the timer) and then
+called; it names the files it reads.
 """
 
 from __future__ import annotations

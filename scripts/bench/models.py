@@ -1,4 +1,4 @@
-"""Model files for benchmarks: the shapes of real models, random bytes, and the sums to check a load by."""
+"""Model files for benchmarks: shapes of real models, random bytes, and sums to check a load by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHARD_NBYTES = 4_000_000_000
 
 
 def qwen_3b(scale: float = 1.0) -> dict[str, tuple[int, ...]]:
-    """Shapes of Qwen2.5-3B: 434 bf16 tensors, 6.17 GB. A smaller `scale` has fewer layers and words."""
+    """Shapes of Qwen2.5-3B: 434 bf16 tensors, 6.17 GB; fewer layers and words by `scale`."""
     hidden, inner, kv = 2048, 11008, 256
     vocab, layers = max(64, int(151936 * scale)), max(1, int(36 * scale))
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden)}
@@ -39,7 +39,8 @@ def qwen_3b(scale: float = 1.0) -> dict[str, tuple[int, ...]]:
 def mixture(scale: float = 1.0) -> dict[str, tuple[int, ...]]:
     """A mixture of experts: 2,995 bf16 tensors of 0.75 MB and less, 2.2 GB."""
     hidden, inner, experts = 1024, 366, max(2, int(60 * scale))
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (max(64, int(1024 * scale)), hidden)}
+    vocab = max(64, int(1024 * scale))
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden)}
     for i in range(max(1, int(16 * scale))):
         layer = f"model.layers.{i}"
         for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
@@ -51,7 +52,7 @@ def mixture(scale: float = 1.0) -> dict[str, tuple[int, ...]]:
             for name in ("gate_proj", "up_proj"):
                 shapes[f"{layer}.mlp.experts.{expert}.{name}.weight"] = (inner, hidden)
             shapes[f"{layer}.mlp.experts.{expert}.down_proj.weight"] = (hidden, inner)
-    shapes |= {"model.norm.weight": (hidden,), "lm_head.weight": (max(64, int(1024 * scale)), hidden)}
+    shapes |= {"model.norm.weight": (hidden,), "lm_head.weight": (vocab, hidden)}
     return shapes
 
 
