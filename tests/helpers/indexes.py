@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
+import pytest
+
 from ckptfmt import index, layout
 from ckptfmt.dtypes import DTYPES
+from ckptfmt.errors import FormatError
 from ckptfmt.index import Index
 from ckptfmt.write_plan import TensorSpec, WritePlan, plan_write
 
 WHERE = "model.ckpt/ckptfmt.json"
 ID = "00112233445566778899aabbccddeeff"
 MIB = 1 << 20
+Fields = dict[str, Any]
 
 
 def spec(name: str | tuple[str, ...], dtype: str, *shape: int) -> TensorSpec:
@@ -79,6 +83,34 @@ def decode(fields: dict[str, Any] | str | bytes) -> Index:
     if isinstance(fields, dict):
         fields = json.dumps(fields)
     return index.decode(fields.encode() if isinstance(fields, str) else fields, WHERE)
+
+
+def broken(change: Callable[[Fields], object], *specs: Any, **options: Any) -> Fields:
+    """A good index with one thing changed."""
+    fields = plain(make_index(specs, **options) if specs else small_index())
+    assert decode(fields)
+    change(fields)
+    return fields
+
+
+def put(*path: str | int, value: object) -> Callable[[Fields], None]:
+    """A change: set one value, found by keys and positions."""
+
+    def change(fields: Fields) -> None:
+        at: Any = fields
+        for step in path[:-1]:
+            at = at[step]
+        at[path[-1]] = value
+
+    return change
+
+
+def refused(fields: Fields | str | bytes, message: str) -> None:
+    """The one exception there is for a wrong index; it says where."""
+    with pytest.raises(FormatError, match=message) as caught:
+        decode(fields)
+    assert type(caught.value) is FormatError
+    assert str(caught.value).startswith(WHERE)
 
 
 def check(made: Index) -> None:
