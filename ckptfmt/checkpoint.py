@@ -144,12 +144,14 @@ class Checkpoint:
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Load tensors. See :func:`ckptfmt.load`; `names` are names or glob patterns."""
+        row = dtypes.cast_target(dtype)
+        if verify is None:
+            verify = not mmap or row is not None  # what is cast is read, so nothing is left to map
         request = loading.Request(
             self, selection.select(self.positions, names), options or self.options,
-            verify=(not mmap) if verify is None else verify, framework=framework, progress=progress,
+            verify=verify, framework=framework, progress=progress,
         )  # fmt: skip
         loading.check_device(device)
-        row = dtypes.cast_target(dtype)
         with self.in_use():
             if row is not None:
                 found, stats = streaming.load_cast(request, row)
@@ -330,7 +332,7 @@ def load(
         Cast floating tensors of 16 bits and more: ``"bf16"``, ``"fp16"``, ``"fp32"``. As stored if
         not given.
     verify : bool, optional
-        Compare every byte read with its checksum. On if not given, except with `mmap`.
+        Compare every byte read with its checksum. On if not given, except with `mmap` alone.
     mmap : bool
         Give private, writable views of the files without reading them. Changing one copies its
         pages; the files never change, and must not be changed by others.

@@ -125,7 +125,9 @@ def _write(
         for file, shard in zip(files, shards, strict=True):
             full = os.path.join(target.partial, file)
             with failing_as(full, "cannot be written"), open(full, "wb") as stream:
-                stream.write(_header(shard, source.description.metadata))
+                # Readers of torch models look for the framework, which torch files do not tell.
+                metadata = {"format": "pt", **source.description.metadata}
+                stream.write(_header(shard, metadata))
                 for item in shard:
                     for start in range(0, item.nbytes, CHUNK_NBYTES):
                         chunk = memoryview(bytearray(min(CHUNK_NBYTES, item.nbytes - start)))
@@ -156,7 +158,7 @@ def _write(
 
 def _header(shard: list[_Item], metadata: dict[str, str]) -> bytes:
     """A safetensors header: length, JSON, spaces to a multiple of 8 (its README, "Format")."""
-    fields: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    fields: dict[str, object] = {"__metadata__": metadata}
     offset = 0
     for item in shard:
         fields[item.name] = {

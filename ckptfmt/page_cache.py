@@ -1,7 +1,7 @@
 """A conversion leaves the page cache as it found it: what was not cached before is not after it.
 
-On a machine whose memory is the accelerator's too, a cache full of a checkpoint that was only passed
-through is memory that the model then lacks.
+On a machine whose memory is the accelerator's too, a cache full of a checkpoint that was only
+passed through is memory that the model then lacks.
 """
 
 from __future__ import annotations

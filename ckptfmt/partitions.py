@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import mmap
 import os
 import stat
 from dataclasses import dataclass
@@ -68,7 +67,8 @@ class Partition:
     def read(self, offset: int, nbytes: int) -> memoryview:
         """Read some bytes of metadata, past the page cache if possible: no read-ahead is caused."""
         start = offset - offset % SECTOR
-        buffer = mmap.mmap(-1, max(layout.align_up(offset + nbytes - start, SECTOR), SECTOR))
+        room = layout.align_up(offset + nbytes - start, SECTOR)
+        buffer = _core.Memory(room).region(0, room, room)
         view, filled = memoryview(buffer), 0
         try:
             if self.direct_fd >= 0:
@@ -116,7 +116,7 @@ def _open_direct(dir_fd: int, file: str, fd: int) -> tuple[int, str]:
     try:
         if not os.path.samestat(os.fstat(direct_fd), os.fstat(fd)):
             raise FormatError(f"{file}: was replaced while it was being opened", hint="try again")
-        _core.pread_into(direct_fd, mmap.mmap(-1, SECTOR), 0)
+        _core.pread_into(direct_fd, _core.Memory(SECTOR).region(0, SECTOR, SECTOR), 0)
     except OSError as error:
         os.close(direct_fd)
         return -1, f"a direct read was refused: {error.strerror}"
@@ -164,7 +164,8 @@ class CheckpointFiles:
         self.dir_fd = open_folder(self.path)
         self.partitions: list[Partition] = []
         try:
-            data, sums = read_index(self.dir_fd, self.path)
+            data = read_index(self.dir_fd, self.path)
+            sums = read_small(self.dir_fd, self.path, layout.SUMS_FILE)
             where = os.path.join(self.path, layout.INDEX_FILE)
             check_index_sum(data, sums, where)
             self.index: Index = index_module.decode(data, where)
@@ -206,13 +207,12 @@ def read_small(dir_fd: int, folder: str, file: str) -> bytes:
     return data
 
 
-def read_index(dir_fd: int, folder: str) -> tuple[bytes, bytes]:
-    """The bytes of the index and of the list of sums, unchecked."""
+def read_index(dir_fd: int, folder: str) -> bytes:
+    """The bytes of the index, unchecked."""
     try:
-        data = read_small(dir_fd, folder, layout.INDEX_FILE)
+        return read_small(dir_fd, folder, layout.INDEX_FILE)
     except NotFoundError:
         raise _not_a_checkpoint(folder, dir_fd) from None
-    return data, read_small(dir_fd, folder, layout.SUMS_FILE)
 
 
 def check_index_sum(data: bytes, sums: bytes, where: str) -> None:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace as replace_entry
+
 from ckptfmt import layout, loading, tensors
 from ckptfmt.dtypes import DTYPES
 from ckptfmt.errors import OptionError
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Read-ahead while casting.
 CAST_NBYTES = 256 << 20
+#: Cast tensors start on pages, so that each can be given back alone.
+SPAN_NBYTES = 4096
 
 
 class _AbandonedError(Exception):
@@ -103,10 +107,11 @@ def load_cast(request: loading.Request, row: Dtype) -> tuple[dict[str, Any], Loa
     """Load and cast, so that no second copy of the model exists at any time."""
     began = time.perf_counter()
     progress, found = request.progress, {}
-    made: dict[int, Any] = {}
     entries = request.checkpoint.index.tensors
     total = sum(entries[p].nbytes for p in request.unique)
     done = 0
+    empty = _cast_targets(request, row)
+    made: dict[int, Any] = {}
     read_stats = LoadStats()
     # Closed also on failure: the files may be, once this returns, so nothing may read any more.
     with closing(stream_with_stats(request, CAST_NBYTES)) as read:
@@ -116,8 +121,10 @@ def load_cast(request: loading.Request, row: Dtype) -> tuple[dict[str, Any], Loa
             if position in made:
                 found[name] = tensors.alias(made[position])
             else:
-                wanted = row if DTYPES[entry.dtype].is_float else None
-                found[name] = made[position] = tensors.cast(tensor, wanted)
+                target = empty.pop(position, None)
+                if target is not None:
+                    tensors.cast_into(target, tensor)
+                found[name] = made[position] = tensor if target is None else target
                 done += entry.nbytes
             if stats is not None:
                 read_stats = read_stats.plus(stats)
@@ -127,3 +134,27 @@ def load_cast(request: loading.Request, row: Dtype) -> tuple[dict[str, Any], Loa
         read_stats, seconds=time.perf_counter() - began,
         staging=f"cast in batches of {CAST_NBYTES // 2} bytes",
     )  # fmt: skip
+
+
+def _cast_targets(request: loading.Request, row: Dtype) -> dict[int, Any]:
+    """A tensor for each that will be cast, each a region of one mapping as after any other load."""
+    tensors.check_cast(request.framework, row)
+    make = tensors.maker(request.framework)
+    entries = {
+        position: replace_entry(request.checkpoint.index.tensors[position], dtype=row.name)
+        for position in request.unique
+        if DTYPES[request.checkpoint.index.tensors[position].dtype].is_float
+        and request.checkpoint.index.tensors[position].dtype != row.name
+    }
+    sizes = {position: row.nbytes(entry.shape) for position, entry in entries.items()}
+    spans = {position: layout.align_up(nbytes, SPAN_NBYTES) for position, nbytes in sizes.items()}
+    total = sum(spans.values())
+    memory = loading.allocate(total) if total else None
+    targets, offset = {}, 0
+    for position, entry in entries.items():
+        region = None
+        if memory is not None and sizes[position]:
+            region = memory.region(offset, sizes[position], spans[position])
+        targets[position] = make(entry, region)
+        offset += spans[position]
+    return targets

@@ -74,17 +74,20 @@ def alias(tensor: Any) -> Any:
     return tensor.detach() if hasattr(tensor, "detach") else tensor[...]
 
 
-def cast(tensor: Any, row: Dtype | None) -> Any:
-    """A floating tensor in another floating dtype; as it is if no other is wanted."""
-    if row is None:
-        return tensor
-    if hasattr(tensor, "astype"):
-        import numpy as np  # noqa: PLC0415
+def check_cast(framework: str, row: Dtype) -> None:
+    """Refuse before reading a dtype that the framework does not have."""
+    if framework == "numpy" and row.numpy_name is None:
+        raise UnsupportedDtypeError(
+            f"numpy has no dtype for {row.name}", hint='load with framework="torch"'
+        )
 
-        if row.numpy_name is None:
-            raise UnsupportedDtypeError(
-                f"numpy has no dtype for {row.name}", hint='load with framework="torch"'
-            )
-        with np.errstate(all="ignore"):  # as torch: too large is infinite, and no word of it
-            return tensor.astype(row.numpy_name, copy=False)
-    return tensor.to(to_torch(row))
+
+def cast_into(target: Any, tensor: Any) -> None:
+    """Fill a floating tensor with the values of another, rounded to nearest even."""
+    if hasattr(target, "copy_"):
+        target.copy_(tensor)
+        return
+    import numpy as np  # noqa: PLC0415
+
+    with np.errstate(all="ignore"):  # as torch: too large is infinite, and no word of it
+        np.copyto(target, tensor, casting="unsafe")

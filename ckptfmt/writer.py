@@ -7,7 +7,6 @@ chunk of one writes its table and makes it durable.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -202,13 +201,17 @@ class _Buffers:
     """What one worker needs: memory on page borders, allocated once."""
 
     def __init__(self, alignment: int) -> None:
-        self.out = memoryview(mmap.mmap(-1, CHUNK_NBYTES + alignment))
+        self.out = _allocate(CHUNK_NBYTES + alignment)
         self._raw: memoryview | None = None
 
     def raw(self, nbytes: int) -> memoryview:
         if self._raw is None or len(self._raw) < nbytes:
-            self._raw = memoryview(mmap.mmap(-1, nbytes))
+            self._raw = _allocate(nbytes)
         return self._raw[:nbytes]
+
+
+def _allocate(nbytes: int) -> memoryview:
+    return memoryview(_core.Memory(nbytes).region(0, nbytes, nbytes))
 
 
 def read_as(

@@ -212,8 +212,9 @@ def sidecars_below(folder: str, taken: Collection[str]) -> tuple[list[Sidecar], 
 
 def is_checkpoint(path: str) -> bool:
     """Whether a folder is a checkpoint of ours, finished or not."""
-    return any(
-        os.path.exists(os.path.join(path, name)) for name in (layout.INDEX_FILE, layout.STATE_FILE)
+    unfinished = os.path.join(path, layout.STATE_FILE)
+    return os.path.exists(os.path.join(path, layout.INDEX_FILE)) or (
+        path.endswith(".partial") and os.path.exists(unfinished)
     )
 
 
