@@ -119,6 +119,12 @@ def test_a_direct_read_at_an_odd_place_is_refused_by_the_kernel(
     io: str, tmp_path: Path, make_bench: Make
 ) -> None:
     bench = filled(make_bench(MIB), tmp_path / "file", 1)
+    try:
+        _core.pread_into(bench.direct_fds[0], memoryview(bytearray(SECTOR + 1))[1:], 1)
+    except OSError:
+        pass
+    else:
+        pytest.skip("set-up: this file system takes direct reads of any place")
     offset, address, *rest = bench.ops[0]
     bench.ops[0] = (offset + 1, address, SECTOR, *rest[1:])
     engine = bench.run(io)
