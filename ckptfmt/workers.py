@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,29 +37,66 @@ def run_workers(
     tick : callable, optional
         Called in this thread now and then, and once at the end. It may raise.
     """
-    threads = [threading.Thread(target=work, name=f"{name}-{i}") for i in range(count)]
+    crew = _Crew(work)
+    threads = [threading.Thread(target=crew.body, name=f"{name}-{i}") for i in range(count)]
     try:
         for thread in threads:
             thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(TICK_S)
-                if tick is not None and thread.is_alive():
-                    tick()
+        while len(crew.ended) < count:
+            crew.wait()
+            if tick is not None and len(crew.ended) < count:
+                tick()
         if tick is not None:
             tick()
     except BaseException:
         stop()
-        for thread in threads:
-            if thread.ident is not None:
-                _join(thread)
+        crew.dismiss()
         raise
+    finally:
+        for thread in threads:
+            if thread.is_alive():
+                thread.join()  # it has nothing left to do
 
 
-def _join(thread: threading.Thread) -> None:
-    """Wait for what is under way, however often someone presses Ctrl-C: it uses the memory."""
-    while thread.is_alive():
+class _Crew:
+    """Who has begun and who has ended, by what the workers themselves say.
+
+    ``Thread.join`` cannot tell: interrupted by Ctrl-C, Python up to 3.12 calls a thread dead that
+    is at work (``_wait_for_tstate_lock``), and the memory it reads into would be freed under it.
+    """
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work = work
+        self.begun: list[None] = []
+        self.ended: list[None] = []
+        self.dismissed = False
+        self._wake: SimpleQueue[None] = SimpleQueue()
+
+    def body(self) -> None:
+        """Of each thread."""
+        self.begun.append(None)
         try:
-            thread.join()
-        except KeyboardInterrupt:
-            continue
+            if not self.dismissed:
+                self.work()
+        finally:
+            self.ended.append(None)
+            self._wake.put(None)
+
+    def wait(self) -> None:
+        """Until another one has ended, or a tick has passed."""
+        with suppress(Empty):
+            self._wake.get(timeout=TICK_S)
+
+    def dismiss(self) -> None:
+        """Wait for those at work, however often someone presses Ctrl-C: they still use the memory.
+
+        One whose start was cut off may begin later, and finds that it is not wanted.
+        """
+        self.dismissed = True
+        while True:
+            try:
+                while len(self.ended) < len(self.begun):
+                    self.wait()
+            except KeyboardInterrupt:
+                continue
+            return
