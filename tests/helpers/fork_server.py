@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,14 @@ def fault(
     where = f"@{path}" if path else ""
     what = f"fail={action}" if isinstance(action, int) else action
     return f"{call}{where}:{nth}{'+' if onward else ''}:{what}"
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 60) -> None:
+    """Until it is true; past `timeout_s` the test fails."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +73,7 @@ class Job:
 
     def wait_for(self, text: str, timeout_s: float = 60) -> None:
         """Wait until the job has printed `text`."""
-        deadline = time.monotonic() + timeout_s
-        while text not in (self.folder / "stdout").read_text():
-            assert time.monotonic() < deadline, f"{text!r} was never printed"
-            time.sleep(0.005)
+        wait_until(lambda: text in (self.folder / "stdout").read_text(), timeout_s)
 
     def interrupt(self) -> None:
         """Ctrl-C."""
