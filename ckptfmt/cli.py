@@ -145,6 +145,10 @@ def convert(source: str, target: str, as_json: bool, dry_run: bool, **options: A
         _say(line)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def _report_dict(report: ConvertReport, seconds: float, dry_run: bool) -> dict[str, Any]:
     return {
         "path": report.path, "id": report.checkpoint_id or None, "dry_run": dry_run,
@@ -164,14 +168,16 @@ def _report_lines(report: ConvertReport, seconds: float, dry_run: bool) -> list[
     lines = [
         f"{len(report.plan.tensors)} tensors, {format_nbytes(report.source_nbytes)} -> "
         f"{format_nbytes(report.nbytes)}" + (f", {report.cast} cast" if report.cast else ""),
-        f"{len(sizes)} partitions, {format_nbytes(sum(sizes))}; {len(report.sidecars)} other files",
+        f"{_count(len(sizes), 'partition')}, {format_nbytes(sum(sizes))}; "
+        f"{_count(len(report.sidecars), 'other file')}",
     ]
     if dry_run:
         lines += [f"  {p.file}  {format_nbytes(n)}"
                   for p, n in zip(report.plan.partitions, sizes, strict=True)]  # fmt: skip
         lines.append(f"would write {report.path}")
     else:
-        resumed = f", {len(report.resumed)} partitions taken over" if report.resumed else ""
+        taken_over = _count(len(report.resumed), "partition")
+        resumed = f", {taken_over} taken over" if report.resumed else ""
         rate = format_rate(report.nbytes, seconds)
         lines.append(f"wrote {report.path} in {seconds:.2f} s, {rate}{resumed}")
     return lines
@@ -181,12 +187,12 @@ def _report_lines(report: ConvertReport, seconds: float, dry_run: bool) -> list[
 @click.argument("path", type=click.Path())
 @click.option("--device", default="cpu", show_default=True, help="Where the tensors go.")
 @click.option("--names", multiple=True, metavar="GLOB", help="Only these tensors.")
-@click.option("--dtype", default="keep", callback=_checked_cast,
+@click.option("--dtype", default="keep", show_default=True, callback=_checked_cast,
               help="Cast: keep, bf16, fp16, fp32.")  # fmt: skip
 @click.option("--no-verify", is_flag=True, help="Do not compare checksums.")
 @click.option("--mmap", is_flag=True, help="Map the files instead of reading them.")
 @click.option("--framework", type=click.Choice(["torch", "numpy"]), default="torch",
-              show_default=True)  # fmt: skip
+              show_default=True, help="What the tensors are made of.")  # fmt: skip
 @_JSON
 def load(
     path: str, device: str, names: tuple[str, ...], dtype: str, no_verify: bool, mmap: bool,
@@ -296,7 +302,8 @@ def verify(path: str, against: str | None, as_json: bool) -> None:
 @main.command()
 @click.argument("path", type=click.Path())
 @click.argument("target", type=click.Path())
-@click.option("--to", type=click.Choice(["safetensors"]), default="safetensors", show_default=True)
+@click.option("--to", type=click.Choice(["safetensors"]), default="safetensors", show_default=True,
+              help="The format to write.")  # fmt: skip
 @click.option("--shard-size", default="5GB", show_default=True,
               help="Bytes of tensors in one file.")  # fmt: skip
 @_JSON
@@ -309,4 +316,4 @@ def export(path: str, target: str, to: str, shard_size: str, as_json: bool) -> N
     if as_json:
         click.echo(json.dumps({"path": target, "files": files}))
         return
-    _say(f"wrote {len(files)} files to {target}")
+    _say(f"wrote {_count(len(files), 'file')} to {target}")

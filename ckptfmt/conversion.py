@@ -130,7 +130,7 @@ def convert(
         partition_nbytes=parse_nbytes(partition_size),
         include=_patterns(include),
         exclude=_patterns(exclude),
-        workers=workers or DEFAULT_WORKERS,
+        workers=DEFAULT_WORKERS if workers is None else workers,
         force=force,
         resume=resume,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ckptfmt import _core, strategy
-from ckptfmt.errors import ChecksumError, CkptError, FileError, FormatError
+from ckptfmt.errors import ChecksumError, CkptError, CleanupWarning, FileError, FormatError
 from ckptfmt.stats import FileStrategy, LoadStats
 from ckptfmt.workers import run_workers
 
@@ -131,6 +132,10 @@ class Reading:
         finally:
             if engine.undrained:
                 _LEAKED.append((engine, self.keep))
+                warnings.warn(
+                    f"reads of {total} bytes cannot be waited for; their memory is never freed",
+                    CleanupWarning, stacklevel=2,
+                )  # fmt: skip
         if engine.failure is not None:
             raise self._error(ops, engine.failure)
         if engine.ring_errno:

@@ -120,7 +120,7 @@ def _write(
     ]
     total = sum(item.nbytes for shard in shards for item in shard)
     done = 0
-    with Target(path, force=False) as target:
+    with Target(path, force=False, may_replace=False) as target:
         target.begin({"export": source.checkpoint.index.id}, resume=False)
         for file, shard in zip(files, shards, strict=True):
             full = os.path.join(target.partial, file)

@@ -123,6 +123,10 @@ class LoadOptions:
                 given[field.name] = text if isinstance(field.default, str) else parse_nbytes(text)
             except OptionError as error:
                 raise OptionError(f"{variable}: {error}", hint=error.hint) from error
+            try:
+                cls(**{field.name: given[field.name]})  # type: ignore[arg-type]
+            except OptionError as error:
+                raise OptionError(f"{variable}: {error}", hint=error.hint) from error
         return cls(**cast("dict[str, int]", given))  # type: ignore[arg-type]
 
 

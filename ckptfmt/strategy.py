@@ -1,7 +1,7 @@
 """Direct or buffered, read by read: what the page cache has comes from it, the rest from disk.
 
-Measured on a virtual machine with a 1.9 GB/s disk: cached bytes are 3.3 times faster through the
-cache, cold ones cost half the processor time past it (docs/design.md, reading).
+Cached bytes come several times faster through the cache; cold ones cost far less processor time
+past it (docs/design.md, reading; scripts/bench_load.py measures both).
 """
 
 from __future__ import annotations

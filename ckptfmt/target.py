@@ -50,9 +50,11 @@ class Target:
         Where the finished folder will be.
     force : bool
         Replace what is there; discard an unfinished one unless that is to be resumed.
+    may_replace : bool
+        Whether `force` is something the person could have asked for.
     """
 
-    def __init__(self, path: str, *, force: bool) -> None:
+    def __init__(self, path: str, *, force: bool, may_replace: bool = True) -> None:
         self.path = path.rstrip("/") or "/"
         if os.path.islink(self.path) or os.path.basename(self.path) in (".", ".."):
             # What a link leads to is replaced, not the link; and "." has no name to stand beside.
@@ -60,6 +62,7 @@ class Target:
         self.partial = self.path + ".partial"
         self.old = self.path + ".replaced"  # not .old: people name their own copies so
         self.force = force
+        self.may_replace = may_replace
         self.sums: dict[bytes, str] = {}
         self._state = State({})
         self._lock_fds: list[int] = []
@@ -82,8 +85,9 @@ class Target:
             return
         if not self.force:
             raise TargetExistsError(
-                errno.EEXIST, "the target exists", self.path, hint="--force replaces it"
-            )
+                errno.EEXIST, "the target exists", self.path,
+                hint="--force replaces it" if self.may_replace else "choose another target",
+            )  # fmt: skip
         if not os.path.exists(os.path.join(self.path, layout.INDEX_FILE)):
             raise TargetExistsError(
                 errno.EEXIST, "the target is a folder, but not a checkpoint", self.path,

@@ -71,7 +71,7 @@ def test_convert_says_what_it_did(tmp_path: Path, source: Path, model: Tensors) 
     assert result.exit_code == 0
     first, second, last = result.stdout.splitlines()
     assert first == "7 tensors, 2.70 MB -> 1.65 MB, 4 cast"
-    assert second.startswith("1 partitions, ")
+    assert second.startswith("1 partition, ")
     assert second.endswith("; 2 other files")
     assert last.startswith(f"wrote {target} in ")
     assert result.stderr == "left out: model.safetensors.index.json\n"
