@@ -186,8 +186,9 @@ def map_tensors(request: Request) -> tuple[dict[str, Any], LoadStats]:
         files[name] = replace(before, mapped_nbytes=before.mapped_nbytes + extent.nbytes)
     if request.verify:
         mapped = replace(stats, files=files)
+        rest = replace(request, progress=_after(stats.read_nbytes, request.progress))
         stats = mapped.plus(
-            verify_chosen(request, [p for p in request.unique if p not in set(spanning)])
+            verify_chosen(rest, [p for p in request.unique if p not in set(spanning)])
         )
         files = dict(stats.files)
     found = assemble(request, regions)
@@ -198,6 +199,13 @@ def map_tensors(request: Request) -> tuple[dict[str, Any], LoadStats]:
         stats, engine=engine, files=files, seconds=time.perf_counter() - began,
         staging="none: mapped",
     )  # fmt: skip
+
+
+def _after(nbytes: int, progress: Progress | None) -> Progress | None:
+    """Progress of a second step: what the first has read stays read."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(nbytes + done, nbytes + total)
 
 
 def verify_chosen(request: Request, positions: Sequence[int]) -> LoadStats:
