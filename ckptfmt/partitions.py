@@ -199,7 +199,7 @@ def read_small(dir_fd: int, folder: str, file: str) -> bytes:
     fd = open_file(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd, path)
     try:
         with os.fdopen(fd, "rb") as stream:
-            data = stream.read(limit + 1)
+            data = stream.read(min(os.fstat(fd).st_size, limit) + 1)
     except OSError as error:
         raise FileError(error.errno or errno.EIO, "cannot be read", path) from error
     if len(data) > limit:
