@@ -260,3 +260,38 @@ def test_a_command_says_it_in_one_line(command: str, server: ForkServer, convert
     assert "part-00001.ckptfmt" in result.stderr
     assert "Input/output error" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+LIMITED = """
+import json, os, resource, sys
+import ckptfmt
+from tests.helpers.telling import tell_load
+tell_load(sys.argv[1])
+which, more = json.loads(sys.argv[2])
+used = {"fds": len(os.listdir("/proc/self/fd")) - 1,
+        "memory": int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGESIZE")}
+limit = resource.RLIMIT_NOFILE if which == "fds" else resource.RLIMIT_AS
+resource.setrlimit(limit, (used[which] + more,) * 2)
+tell_load(sys.argv[1])
+if which == "fds":
+    assert len(os.listdir("/dev/fd")) - 1 == used["fds"], "closed again"
+"""
+
+
+@pytest.mark.parametrize("more", range(1, 12, 2))
+def test_too_many_open_files_is_an_error_that_says_what_to_do(
+    more: int, plain_server: ForkServer, converted: Path
+) -> None:
+    result = plain_server.run(LIMITED, converted, json.dumps(["fds", more]))
+    found = result.value
+    assert (found["error"], found["errno"]) == ("FileError", errno.EMFILE)
+    assert found["filename"].startswith(str(converted))
+    assert found["hint"] == "raise the limit: ulimit -n" or more < 2
+
+
+def test_no_memory_for_the_tensors_is_an_error_that_says_what_to_do(
+    plain_server: ForkServer, converted: Path
+) -> None:
+    found = plain_server.run(LIMITED, converted, json.dumps(["memory", 8 << 20])).value
+    assert found["error"] == "OutOfMemoryError"
+    assert "mmap=True" in found["hint"]
