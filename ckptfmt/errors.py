@@ -166,7 +166,7 @@ def failing_as(path: str, doing: str) -> Iterator[None]:
     except OSError as error:
         code = error.errno or errno.EIO
         hints = {
-            errno.ENOSPC: "the disk is full: free space, then --resume",
+            errno.ENOSPC: "the disk is full: free space; a conversion goes on with --resume",
             errno.EFBIG: "this file system limits files: use a smaller --partition-size",
         }
         raise FileError(code, doing, path, hint=hints.get(code)) from error
