@@ -45,7 +45,8 @@ def faults_of(chance: random.Random, failing: bool) -> list[str]:
         if call == "uring":
             healing += [errno.EAGAIN, "short=0"]
         path = "part-" if call in ("uring", "pread") else ""
-        rules.append(fault(call, chance.choice(healing), nth=chance.randrange(1, 24), path=path))
+        nth = chance.randrange(2, 24)  # the first call of `wait` is the one that probes the ring
+        rules.append(fault(call, chance.choice(healing), nth=nth, path=path))
     if chance.random() < 0.3:
         file = f"part-0000{chance.randrange(5)}"
         rules.append(fault("direct_open", errno.EINVAL, path=file))
