@@ -121,6 +121,8 @@ class ForkServer:
         self.jobs += 1
         folder = self.folder / f"job-{self.jobs:05d}"
         folder.mkdir()
+        for name in ("stdout", "stderr"):
+            (folder / name).touch()
         given = {name: str(value) for name, value in env.items()}
         pid = self.ask({
             "code": code, "args": [str(a) for a in args], "folder": str(folder),
@@ -153,10 +155,10 @@ def _run_job(request: dict[str, object]) -> int:
     folder = str(request["folder"])
     for fd, name, flags in (
         (0, os.devnull, os.O_RDONLY),
-        (1, f"{folder}/stdout", os.O_WRONLY | os.O_CREAT),
-        (2, f"{folder}/stderr", os.O_WRONLY | os.O_CREAT),
+        (1, f"{folder}/stdout", os.O_WRONLY),
+        (2, f"{folder}/stderr", os.O_WRONLY),
     ):
-        opened = os.open(name, flags, 0o600)
+        opened = os.open(name, flags)
         os.dup2(opened, fd)
         os.close(opened)
     os.environ.update(request["env"])  # type: ignore[call-overload]
