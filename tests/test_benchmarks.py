@@ -1,0 +1,48 @@
+"""The benchmark scripts at toy size: they run, check what they load, leave records and a report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+def run_script(name: str, *args: str | Path) -> None:
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / name, *map(str, args)],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_records_and_report(tmp_path: Path) -> None:
+    common = ["--model", "moe", "--scale", "0.02", "--folder", tmp_path, "--rounds", "2"]
+    names = ["ckptfmt", "ckptfmt-unverified", "ckptfmt-direct", "ckptfmt-mmap", "safetensors-clone",
+             "ceiling-direct", "ceiling-buffered"]  # fmt: skip
+    load, convert = tmp_path / "load.json", tmp_path / "convert.json"
+    states = ["--states", "cold", "warm", "half"]
+    run_script("bench_load.py", *common, *states, "--contenders", *names, "--out", load)
+    run_script("bench_convert.py", *common, "--out", convert)
+
+    record = json.loads(load.read_text())
+    assert [run for run in record["runs"] if "failed" in run] == []
+    assert record["summary"]["ckptfmt cold"]["n"] == 2
+    assert record["summary"]["ckptfmt cold"]["rate_to"]["ceiling-direct"] > 0
+    assert {run["ran"]["engine"] for run in record["runs"] if "ran" in run} >= {"mmap"}
+    assert set(json.loads(convert.read_text())["summary"]) == {"cp", "convert-keep", "convert-fp16"}
+
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- numbers -->\nNot measured yet.\n<!-- /numbers -->\nb\n")
+    run_script("bench_report.py", load, convert, "--docs", tmp_path / "docs", "--readme", readme)
+    report = (tmp_path / "docs" / "benchmarks.md").read_text()
+    assert "**ckptfmt**, verified" in report
+    assert "convert-keep" in report
+    assert (tmp_path / "docs" / "benchmarks" / "load-cold.svg").read_text().startswith("<svg")
+    assert "Not measured" not in readme.read_text()
+    assert "| moe, cold | **" in readme.read_text()
