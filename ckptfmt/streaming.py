@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -80,6 +81,7 @@ def stream_with_stats(
         return list(found.items()), stats
 
     batches = _batches(request, max_nbytes)
+    ahead = None
     with ThreadPoolExecutor(1, thread_name_prefix="ckptfmt-stream") as reader:
         try:
             ahead = _submit(reader, read, batches)
@@ -94,6 +96,7 @@ def stream_with_stats(
                     first = None
         finally:
             abandoned.set()
+            _wait(ahead)
 
 
 def _submit(reader: ThreadPoolExecutor, read: Any, batches: Iterator[dict[str, int]]) -> Future[
@@ -101,6 +104,15 @@ def _submit(reader: ThreadPoolExecutor, read: Any, batches: Iterator[dict[str, i
 ] | None:  # fmt: skip
     batch = next(batches, None)
     return reader.submit(read, batch) if batch is not None else None
+
+
+def _wait(future: Future[Any] | None) -> None:
+    """Until a read is over, however often someone presses Ctrl-C: it still uses the files."""
+    while future is not None and not future.done():
+        try:
+            futures.wait([future])
+        except KeyboardInterrupt:
+            continue
 
 
 def load_cast(request: loading.Request, row: Dtype) -> tuple[dict[str, Any], LoadStats]:
