@@ -32,7 +32,7 @@ def faulty_io(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ("faulty_io", "faulty_rules", "fake_ring")
     sources = [ROOT / "tests/fakes" / f"{name}.c" for name in names]
     subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", library,
+        [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-o", library,
          *sources, "-I", ROOT / "ckptfmt/_native", "-ldl", "-lpthread"],
         check=True,
     )  # fmt: skip

@@ -89,15 +89,16 @@ def test_ctrl_c_ends_a_load_with_the_reads_that_are_in_flight(
     assert found["digests"] == good
 
 
+@pytest.mark.parametrize("load", ["load", "stream", "cast"])
 def test_ctrl_c_twice_still_waits_for_the_reads(
-    server: ForkServer, converted: Path, good: dict[str, str], tmp_path: Path
+    load: str, server: ForkServer, converted: Path, good: dict[str, str], tmp_path: Path
 ) -> None:
     """What is in flight writes to memory: impatience must not free it."""
     gate, log = tmp_path / "gate", tmp_path / "log"
     rules = (fault("pread", "log", nth=16, onward=True, path="part-"),
              fault("pread", "hold", nth=16, onward=True, path="part-"))  # fmt: skip
     job = server.start(
-        f"LOAD = {LOADS['load']!r}\n{INTERRUPTED}", converted, '{"io": "pread", "reads": "direct"}',
+        f"LOAD = {LOADS[load]!r}\n{INTERRUPTED}", converted, '{"io": "pread", "reads": "direct"}',
         faults=rules, FAULTY_IO_GATE=gate, FAULTY_IO_LOG=log,
     )  # fmt: skip
     wait_until(lambda: log.exists() and len(log.read_text().splitlines()) == 2)
@@ -157,3 +158,37 @@ def test_ctrl_c_with_the_kernels_ring(
     assert found["interrupted"]
     assert found["threads"] == 0
     assert found["digests"] == good
+
+
+def test_signals_that_a_handler_takes_disturb_nothing(
+    plain_server: ForkServer, place: Place
+) -> None:
+    """Thousands of them, as a profiler or a resized terminal sends them: calls are made again."""
+    code = """
+import json, signal, sys
+import ckptfmt
+from tests.helpers.conversions import OPTIONS
+from tests.helpers.telling import digests, folder_digests, tell
+source, target = sys.argv[1:]
+seen = []
+for which, timer in ((signal.SIGALRM, signal.ITIMER_REAL), (signal.SIGPROF, signal.ITIMER_PROF)):
+    signal.signal(which, lambda number, frame: seen.append(number))
+    signal.setitimer(timer, 0.0005, 0.0005)
+def run():
+    found = set()
+    while len(seen) < 200:
+        ckptfmt.convert(source, target, force=True, **OPTIONS)
+        for io in ("io_uring", "pread", "auto"):
+            for reads in ("direct", "buffered"):
+                options = ckptfmt.LoadOptions(io=io if RING else "pread", reads=reads)
+                loaded = ckptfmt.load(target, framework="numpy", options=options)
+                found.add(json.dumps(digests(loaded), sort_keys=True))
+    assert ckptfmt.verify(target).ok
+    return {"signals": len(seen), "different": len(found), "files": folder_digests(target)}
+tell(run)
+"""
+    code = f"RING = {_core.io_uring_errno() == 0}\n{code}"
+    found = plain_server.run(code, place.source, place.target).value
+    assert found["signals"] >= 200
+    assert found["different"] == 1
+    assert found["files"] == place.expected
