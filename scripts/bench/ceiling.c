@@ -187,7 +187,7 @@ static void establish(char **files, int count, int cold)
             die(files[i]);
         if (cold)
             posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-        else
+        else if (cached_share(&files[i], 1) < 1)
             while (read(fd, buffer, 1 << 20) > 0)
                 ;
         close(fd);
