@@ -12,7 +12,6 @@ from ckptfmt._native.files import dio_alignment as dio_alignment
 from ckptfmt._native.files import fallocate as fallocate
 from ckptfmt._native.files import pread_into as pread_into
 from ckptfmt._native.files import rename_exchange as rename_exchange
-from ckptfmt._native.files import rename_noreplace as rename_noreplace
 from ckptfmt._native.files import resident_nbytes as resident_nbytes
 from ckptfmt._native.memory import Memory as Memory
 from ckptfmt._native.memory import Region as Region
@@ -30,7 +29,6 @@ __all__ = [
     "io_uring_errno",
     "pread_into",
     "rename_exchange",
-    "rename_noreplace",
     "resident_nbytes",
 ]
 

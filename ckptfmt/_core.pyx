@@ -23,15 +23,14 @@ from ckptfmt._native.run cimport (
 
 from ckptfmt._native.checksum import crc32c, crc32c_combine, crc32c_implementation
 from ckptfmt._native.files import (
-    cached_nbytes, dio_alignment, fallocate, pread_into, rename_exchange, rename_noreplace,
-    resident_nbytes,
+    cached_nbytes, dio_alignment, fallocate, pread_into, rename_exchange, resident_nbytes,
 )
 from ckptfmt._native.memory import Memory, Region
 
 __all__ = [
     "Engine", "Memory", "Region", "cached_nbytes", "crc32c", "crc32c_combine",
     "crc32c_implementation", "dio_alignment", "fallocate", "io_uring_errno", "pread_into",
-    "rename_exchange", "rename_noreplace", "resident_nbytes",
+    "rename_exchange", "resident_nbytes",
 ]
 
 cdef enum:

@@ -63,8 +63,6 @@ class Progress:
 
     def __init__(self, what: str) -> None:
         self.what = what
-        self.began = time.monotonic()
-        self.shown = 0.0
         self.bar: Any = None
         self.task: Any = None
 

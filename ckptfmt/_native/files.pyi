@@ -53,21 +53,6 @@ def pread_into(fd: int, buffer: Buffer, offset: int) -> int:
         ``pread(2)`` failed.
     """
 
-def rename_noreplace(old: _Path, new: _Path) -> None:
-    """Rename, unless there is something at `new`.
-
-    Parameters
-    ----------
-    old, new : path-like
-        On the same filesystem.
-
-    Raises
-    ------
-    OSError
-        EEXIST: something is there. EINVAL or ENOSYS: the filesystem or the kernel knows no such
-        rename.
-    """
-
 def rename_exchange(old: _Path, new: _Path) -> None:
     """Exchange two names at once; both must exist.
 

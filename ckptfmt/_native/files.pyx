@@ -25,7 +25,6 @@ cdef extern from "syscalls.h" nogil:
     int c_cachestat "ckptfmt_cachestat"(int fd, uint64_t offset, uint64_t nbytes, Cachestat *out)
     int c_dio_alignment "ckptfmt_dio_alignment"(int fd, uint32_t *memory, uint32_t *offset)
     int c_renameat2 "ckptfmt_renameat2"(const char *old, const char *new, unsigned flags)
-    unsigned NOREPLACE "CKPTFMT_RENAME_NOREPLACE"
     unsigned EXCHANGE "CKPTFMT_RENAME_EXCHANGE"
 
 cdef size_t PAGE = <size_t>sysconf(_SC_PAGESIZE)
@@ -62,20 +61,13 @@ def pread_into(fd, buffer, offset):
     return got
 
 
-def rename_noreplace(old, new):
-    _rename(os.fsencode(old), os.fsencode(new), NOREPLACE)
-
-
 def rename_exchange(old, new):
-    _rename(os.fsencode(old), os.fsencode(new), EXCHANGE)
-
-
-cdef _rename(bytes old, bytes new, unsigned flags):
-    cdef const char *c_old = old
-    cdef const char *c_new = new
+    cdef bytes old_name = os.fsencode(old), new_name = os.fsencode(new)
+    cdef const char *c_old = old_name
+    cdef const char *c_new = new_name
     cdef int code
     with nogil:
-        code = c_renameat2(c_old, c_new, flags)
+        code = c_renameat2(c_old, c_new, EXCHANGE)
     if code != 0:
         raise os_error()
 

@@ -113,7 +113,6 @@ static inline int ckptfmt_dio_alignment(int fd, uint32_t *memory, uint32_t *offs
 
 /* ---- renameat2 (Linux 3.15; the C library has it from glibc 2.28) ---- */
 
-#define CKPTFMT_RENAME_NOREPLACE 1u
 #define CKPTFMT_RENAME_EXCHANGE 2u
 
 static inline int ckptfmt_renameat2(const char *from, const char *to, unsigned flags)

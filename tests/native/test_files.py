@@ -146,22 +146,15 @@ def test_an_exchange_needs_both(tmp_path: Path) -> None:
     assert (a / "name").read_text() == "a"
 
 
-def test_a_rename_replaces_nothing(tmp_path: Path) -> None:
-    a, b = two_folders(tmp_path)
-    with pytest.raises(FileExistsError):
-        _core.rename_noreplace(a, b)
-    assert (b / "name").read_text() == "b"
-    _core.rename_noreplace(a, tmp_path / "c")
-    assert (tmp_path / "c" / "name").read_text() == "a"
-    assert not a.exists()
-
-
-def test_odd_names_are_renamed_as_they_are(tmp_path: Path) -> None:
-    old = os.path.join(os.fsencode(tmp_path), b"\xff \n")
-    with open(old, "wb"):
-        pass
-    _core.rename_noreplace(old, os.path.join(os.fsencode(tmp_path), b"\xfe"))
-    assert os.listdir(os.fsencode(tmp_path)) == [b"\xfe"]
+def test_odd_names_are_exchanged_as_they_are(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path)
+    old, new = os.path.join(folder, b"\xff \n"), os.path.join(folder, b"\xfe")
+    for path in (old, new):
+        with open(path, "wb") as stream:
+            stream.write(path)
+    _core.rename_exchange(old, new)
+    with open(old, "rb") as stream:
+        assert stream.read() == new
 
 
 # ---- direct reads ----
