@@ -47,11 +47,11 @@ def crc32c_combine(first: int, second: int, nbytes: int) -> int:
         The CRC of the first run followed by the second.
     """
 
-def crc32c_implementation() -> Literal["sse4.2", "armv8-crc", "table"]:
+def crc32c_implementation() -> Literal["sse4.2", "sse4.2+vpclmulqdq", "armv8-crc", "table"]:
     """Name what :func:`crc32c` runs on; found when the module was loaded.
 
     Returns
     -------
     str
-        ``"sse4.2"``, ``"armv8-crc"`` or ``"table"``.
+        ``"sse4.2"``, ``"sse4.2+vpclmulqdq"``, ``"armv8-crc"`` or ``"table"``.
     """

@@ -14,7 +14,7 @@ uint32_t ckptfmt_crc32c_table(uint32_t crc, const void *data, size_t nbytes);
 /* The CRC of a run of bytes from those of its two halves; the second half has `nbytes` bytes. */
 uint32_t ckptfmt_crc32c_combine(uint32_t first, uint32_t second, uint64_t nbytes);
 
-/* What ckptfmt_crc32c runs on: "sse4.2", "armv8-crc" or "table". */
+/* What ckptfmt_crc32c runs on: "sse4.2", "sse4.2+vpclmulqdq", "armv8-crc" or "table". */
 const char *ckptfmt_crc32c_name(void);
 
 #endif
