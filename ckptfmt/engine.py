@@ -98,11 +98,18 @@ class Reading:
     keep: object = None
     scan: Scan | None = None
 
-    def run(self, progress: Progress | None = None) -> LoadStats:
-        """Read everything, or raise; either way nothing is in flight afterwards."""
+    def run(
+        self, progress: Progress | None = None, meanwhile: Callable[[], None] | None = None
+    ) -> LoadStats:
+        """Read everything, or raise; either way nothing is in flight afterwards.
+
+        What need not wait for the bytes is done in `meanwhile`, while others read.
+        """
         began = time.perf_counter()
         plan, total = self.plan, self.plan.nbytes
         if not len(plan.ops):
+            if meanwhile is not None:
+                meanwhile()
             return LoadStats(engine="none: nothing to read")
         io, reason = choose_io(self.options)
         direct, files = self._choose_reads()
@@ -126,7 +133,7 @@ class Reading:
         )  # fmt: skip
         try:
             run_workers(
-                engine.work, threads, name="ckptfmt", stop=engine.stop,
+                engine.work, threads, name="ckptfmt", stop=engine.stop, meanwhile=meanwhile,
                 tick=None if progress is None else lambda: progress(engine.done_nbytes, total),
             )  # fmt: skip
         finally:

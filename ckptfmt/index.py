@@ -239,20 +239,24 @@ def _check_extents(index: Index, where: str) -> None:
                 f"{partitions[number].table_nbytes} bytes, expected {layout.table_nbytes(blocks)}"
             )
 
+    # Shapes repeat from layer to layer, and this loop decides how long opening takes.
+    sizes: dict[tuple[str, tuple[int, ...]], int] = {}
     for tensor in index.tensors:
-        expected = _tensor_nbytes(tensor, where)
+        kind = (tensor.dtype, tensor.shape)
+        expected = sizes.get(kind, -1)
+        if expected < 0:
+            expected = sizes[kind] = _tensor_nbytes(tensor, where)
         last = len(tensor.extents) - 1
-        for i, (partition, start, nbytes) in enumerate(
-            (e.partition, e.offset, e.nbytes) for e in tensor.extents
-        ):
-            if partition != number:
+        for i, extent in enumerate(tensor.extents):
+            start, nbytes = extent.offset, extent.nbytes
+            if extent.partition != number:
                 partition_done()
-                if partition != number + 1 or partition >= len(partitions):
+                if extent.partition != number + 1 or extent.partition >= len(partitions):
                     raise FormatError(
-                        f"{where}: tensor {tensor.name!r} is in partition {partition}, "
+                        f"{where}: tensor {tensor.name!r} is in partition {extent.partition}, "
                         f"expected {number} or {number + 1} of {len(partitions)}"
                     )
-                number, offset, blocks = partition, alignment, 0
+                number, offset, blocks = extent.partition, alignment, 0
                 end = alignment + partitions[number].payload_nbytes
             if start != offset or nbytes <= 0 or nbytes > end - offset:
                 raise FormatError(
@@ -263,8 +267,7 @@ def _check_extents(index: Index, where: str) -> None:
             offset += layout.align_up(nbytes, alignment)
             blocks += layout.block_count(nbytes)
             expected -= nbytes
-            whole = nbytes % alignment == 0 and nbytes % index.block_nbytes == 0
-            if (i != last and (offset != end or not whole)) or (i != 0 and start != alignment):
+            if last and not _continues(extent, i, last, offset == end, alignment):
                 raise FormatError(
                     f"{where}: tensor {tensor.name!r} has several extents; they must end and begin "
                     f"with their partitions, in whole blocks"
@@ -277,6 +280,14 @@ def _check_extents(index: Index, where: str) -> None:
     partition_done()
     if number + 1 != len(partitions):
         raise FormatError(f"{where}: {partitions[number + 1].file} holds no tensor")
+
+
+def _continues(extent: Extent, i: int, last: int, ends: bool, alignment: int) -> bool:
+    """Whether extent `i` of several may stand where it does."""
+    if i != 0 and extent.offset != alignment:
+        return False
+    whole = extent.nbytes % alignment == 0 and extent.nbytes % layout.BLOCK_NBYTES == 0
+    return i == last or (ends and whole)
 
 
 def _tensor_nbytes(tensor: TensorEntry, where: str) -> int:

@@ -21,6 +21,7 @@ def run_workers(
     name: str,
     stop: Callable[[], None],
     tick: Callable[[], None] | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> None:
     """Run `work` in `count` threads until all of them return.
 
@@ -36,12 +37,16 @@ def run_workers(
         Asks the workers to return soon. Called when this thread is interrupted.
     tick : callable, optional
         Called in this thread now and then, and once at the end. It may raise.
+    meanwhile : callable, optional
+        Called in this thread once all are at work. It may raise.
     """
     crew = _Crew(work)
     threads = [threading.Thread(target=crew.body, name=f"{name}-{i}") for i in range(count)]
     try:
         for thread in threads:
             thread.start()
+        if meanwhile is not None:
+            meanwhile()
         while len(crew.ended) < count:
             crew.wait()
             if tick is not None and len(crew.ended) < count:
