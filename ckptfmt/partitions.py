@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ckptfmt import _core, layout
 from ckptfmt import index as index_module
 from ckptfmt.errors import FileError, FormatError, NotFoundError
+from ckptfmt.input_file import SECTOR, open_direct, read_into
 from ckptfmt.layout import Header
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ckptfmt.index import Index
-
-SECTOR = 4096
 
 
 @dataclass(slots=True)
@@ -58,7 +57,7 @@ class Partition:
         fd = open_file(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd, path)
         try:
             size = os.fstat(fd).st_size
-            direct_fd, reason = _open_direct(dir_fd, file, fd)
+            direct_fd, reason = open_direct(file, fd, dir_fd)
         except BaseException:
             os.close(fd)
             raise
@@ -86,44 +85,6 @@ class Partition:
             setattr(self, name, -1)
             if fd >= 0:
                 os.close(fd)
-
-
-def read_into(fd: int, view: memoryview, offset: int) -> int:
-    """Fill `view` from `offset` on, through the page cache; fewer bytes only at the file's end."""
-    filled = 0
-    while filled < len(view):
-        got = _core.pread_into(fd, view[filled:], offset + filled)
-        if got == 0:
-            break
-        filled += got
-    return filled
-
-
-def _open_direct(dir_fd: int, file: str, fd: int) -> tuple[int, str]:
-    try:
-        alignment = _core.dio_alignment(fd)
-    except OSError:
-        alignment = None  # a kernel or container without statx: the probing read tells
-    if alignment is not None:
-        if alignment[1] == 0:
-            return -1, "the file system has no direct reads"
-        if max(alignment) > SECTOR:
-            return -1, f"direct reads here need an alignment of {max(alignment)}"
-    try:
-        direct_fd = os.open(file, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC, dir_fd=dir_fd)
-    except OSError as error:
-        return -1, f"O_DIRECT refused: {error.strerror}"
-    try:
-        if not os.path.samestat(os.fstat(direct_fd), os.fstat(fd)):
-            raise FormatError(f"{file}: was replaced while it was being opened", hint="try again")
-        _core.pread_into(direct_fd, _core.Memory(SECTOR).region(0, SECTOR, SECTOR), 0)
-    except OSError as error:
-        os.close(direct_fd)
-        return -1, f"a direct read was refused: {error.strerror}"
-    except BaseException:
-        os.close(direct_fd)
-        raise
-    return direct_fd, ""
 
 
 def open_file(file: str, flags: int, dir_fd: int, path: str) -> int:

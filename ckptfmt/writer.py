@@ -15,6 +15,7 @@ import numpy as np
 
 from ckptfmt import _core, dtypes, layout, page_cache
 from ckptfmt.errors import FormatError, failing_as
+from ckptfmt.input_file import SECTOR
 from ckptfmt.layout import Header
 from ckptfmt.workers import run_workers
 
@@ -65,7 +66,7 @@ class Writer:
             np.zeros(p.table_nbytes // 4 - 1, np.uint32) for p in plan.partitions
         ]
         self.done_nbytes = 0
-        self._fds: dict[int, int] = {}
+        self._files: dict[int, _OutputFile] = {}
         self._left: dict[int, int] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -104,9 +105,9 @@ class Writer:
                 tick=None if progress is None else lambda: progress(self.done_nbytes, total),
             )  # fmt: skip
         finally:
-            for fd in self._fds.values():
-                os.close(fd)
-            self._fds.clear()
+            for file in self._files.values():
+                file.close()
+            self._files.clear()
         if self._error is not None:
             raise self._error
 
@@ -121,7 +122,7 @@ class Writer:
             with failing_as(self.path(number), "cannot be written"):
                 fd = os.open(self.path(number), os.O_WRONLY | os.O_CLOEXEC)
                 try:
-                    _write(fd, memoryview(header.pack()), 0)
+                    write_all(fd, memoryview(header.pack()), 0)
                     os.fsync(fd)
                 finally:
                     os.close(fd)
@@ -136,25 +137,24 @@ class Writer:
                     chunk = next(queue, None)
                     if chunk is None:
                         return
-                    fd = self._fd(chunk.partition)
-                self._write_chunk(chunk, fd, buffers)
-                self._chunk_done(chunk, fd)
+                    file = self._file(chunk.partition)
+                self._write_chunk(chunk, file, buffers)
+                self._chunk_done(chunk, file)
         except BaseException as error:  # handed to the thread that waits
             with self._lock:
                 self._error = self._error or error
             self._stop.set()
 
-    def _fd(self, number: int) -> int:
-        fd = self._fds.get(number)
-        if fd is None:
+    def _file(self, number: int) -> _OutputFile:
+        file = self._files.get(number)
+        if file is None:
             path, nbytes = self.path(number), self.plan.file_nbytes[number]
             with failing_as(path, "cannot be written"):
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-                self._fds[number] = fd
-                _preallocate(fd, nbytes)
-        return fd
+                file = self._files[number] = _OutputFile(path)
+                _preallocate(file.fd, nbytes)
+        return file
 
-    def _write_chunk(self, chunk: Chunk, fd: int, buffers: _Buffers) -> None:
+    def _write_chunk(self, chunk: Chunk, file: _OutputFile, buffers: _Buffers) -> None:
         alignment = self.plan.alignment
         start = chunk.pieces[0].offset
         last = chunk.pieces[-1]
@@ -174,27 +174,62 @@ class Writer:
             padded = layout.align_up(end, alignment)
             out[end:padded] = bytes(padded - end)
         with failing_as(self.path(chunk.partition), "cannot be written"):
-            _write(fd, out, start)
+            file.write(out, start)
 
-    def _chunk_done(self, chunk: Chunk, fd: int) -> None:
+    def _chunk_done(self, chunk: Chunk, file: _OutputFile) -> None:
         number = chunk.partition
         with self._lock:
             self.done_nbytes += sum(piece.nbytes for piece in chunk.pieces)
             self._left[number] -= 1
             if self._left[number]:
                 return
-            self._fds.pop(number)
+            self._files.pop(number)
         entry = self.plan.partitions[number]
         with failing_as(self.path(number), "cannot be written"):
             try:
                 table = layout.pack_table(self.crcs[number])
-                _write(fd, memoryview(table), self.plan.alignment + entry.payload_nbytes)
-                os.fsync(fd)
-                page_cache.drop(fd)
+                write_all(file.fd, memoryview(table), self.plan.alignment + entry.payload_nbytes)
+                os.fsync(file.fd)
+                page_cache.drop(file.fd)
             finally:
-                os.close(fd)
+                file.close()
         with self._lock:
             self.on_done(number)
+
+
+class _OutputFile:
+    """A partition that is being written: past the page cache where the system permits it.
+
+    Direct writes cost no pages of the cache, and the disk is at work from the first chunk on rather
+    than when the kernel comes to think of it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        try:
+            self.direct_fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError:  # tmpfs and others have none
+            self.direct_fd = -1
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write whole sectors that start on one in memory."""
+        done = 0
+        while self.direct_fd >= 0 and done < len(data) and done % SECTOR == 0:
+            try:
+                written = os.pwrite(self.direct_fd, data[done:], offset + done)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
+                break  # a disk that wants more alignment than we have
+            if written == 0:
+                break
+            done += written
+        write_all(self.fd, data[done:], offset + done)
+
+    def close(self) -> None:
+        os.close(self.fd)
+        if self.direct_fd >= 0:
+            os.close(self.direct_fd)
 
 
 class _Buffers:
@@ -250,7 +285,7 @@ def _preallocate(fd: int, nbytes: int) -> None:
         os.ftruncate(fd, nbytes)
 
 
-def _write(fd: int, data: memoryview, offset: int) -> None:
+def write_all(fd: int, data: memoryview, offset: int) -> None:
     """Write all of it: a short write goes on, one of nothing is an error and never the end."""
     done = 0
     while done < len(data):

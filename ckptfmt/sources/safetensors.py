@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ckptfmt import _core, page_cache
+from ckptfmt import page_cache
 from ckptfmt.dtypes import DTYPES
 from ckptfmt.errors import FileError, SourceError
+from ckptfmt.input_file import UnalignedReads, open_direct, read_into
 from ckptfmt.sources.base import Description, SourceFile
 from ckptfmt.write_plan import TensorSpec
 
@@ -47,6 +48,8 @@ class SafetensorsSource:
         self._fds: list[int] = []
         self._paths: list[str] = []
         self._cold: list[bool] = []
+        self._direct_fds: list[int] = []  # -1 where there are no direct reads, or a cached file
+        self._unaligned = UnalignedReads()
         self._where: list[tuple[int, int]] = []  # of each tensor: file, offset
         seen: dict[str, str] = {}
         try:
@@ -63,7 +66,9 @@ class SafetensorsSource:
         number = len(self._fds)
         self._fds.append(fd)
         self._paths.append(path)
-        self._cold.append(page_cache.is_cold(fd))
+        cold = page_cache.is_cold(fd)
+        self._cold.append(cold)
+        self._direct_fds.append(open_direct(path, fd)[0] if cold else -1)
         status = os.fstat(fd)
         self.description.files.append(SourceFile(file, status.st_size, status.st_mtime_ns))
         raw = header.pop("__metadata__", b"null")
@@ -85,25 +90,30 @@ class SafetensorsSource:
     def read_into(self, tensor: int, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of a tensor on."""
         number, offset = self._where[tensor]
-        filled = 0
-        while filled < len(buffer):
-            try:
-                got = _core.pread_into(self._fds[number], buffer[filled:], offset + start + filled)
-            except OSError as error:
-                raise FileError(
-                    error.errno or errno.EIO, "cannot be read", self._paths[number]
-                ) from error
-            if got == 0:
-                raise SourceError(
-                    f"{self._paths[number]}: ends inside tensor {self.tensors[tensor].names[0]!r}",
-                    hint="the file changed while it was being converted",
-                )
-            filled += got
-        if self._cold[number]:
+        fd, direct_fd = self._fds[number], self._direct_fds[number]
+        try:
+            if direct_fd >= 0:
+                filled = self._unaligned.read_into(fd, direct_fd, buffer, offset + start)
+            else:
+                filled = read_into(fd, buffer, offset + start)
+        except OSError as error:
+            raise FileError(
+                error.errno or errno.EIO, "cannot be read", self._paths[number]
+            ) from error
+        if filled < len(buffer):
+            raise SourceError(
+                f"{self._paths[number]}: ends inside tensor {self.tensors[tensor].names[0]!r}",
+                hint="the file changed while it was being converted",
+            )
+        if self._cold[number] and direct_fd < 0:
             page_cache.drop(self._fds[number], offset + start, len(buffer))
 
     def close(self) -> None:
         """Close the files."""
+        while self._direct_fds:
+            direct_fd = self._direct_fds.pop()
+            if direct_fd >= 0:
+                os.close(direct_fd)
         while self._fds:
             fd = self._fds.pop()
             if len(self._fds) < len(self._cold) and self._cold[len(self._fds)]:

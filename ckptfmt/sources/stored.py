@@ -9,7 +9,7 @@ from ckptfmt import layout
 from ckptfmt._core import crc32c
 from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.errors import ChecksumError, FileError
-from ckptfmt.partitions import read_into
+from ckptfmt.input_file import read_into
 from ckptfmt.sources.base import Description, SourceFile
 from ckptfmt.sources.folder import sidecars_below
 from ckptfmt.write_plan import TensorSpec

@@ -15,7 +15,7 @@ from tests.helpers.imports import MODULES, PACKAGE, imports, top_level, tree
 ORDER = """
     version errors problems stats workers _native _core page_cache
     units selection dtypes layout index write_plan read_plan options rendering
-    strategy partitions engine tensors loading streaming fill checkpoint
+    input_file strategy partitions engine tensors loading streaming fill checkpoint
     sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
     sources.torch_zip sources.stored sources.choose sources
     target writer conversion comparison verification exporting
