@@ -106,13 +106,13 @@ class Reading:
         What need not wait for the bytes is done in `meanwhile`, while others read.
         """
         began = time.perf_counter()
-        plan, total = self.plan, self.plan.nbytes
-        if not len(plan.ops):
+        total = self.plan.nbytes
+        if not len(self.plan.ops):
             if meanwhile is not None:
                 meanwhile()
             return LoadStats(engine="none: nothing to read")
         io, reason = choose_io(self.options)
-        direct, files = self._choose_reads()
+        plan, direct, files = self._choose_reads()
         # The engine takes direct ops from the front and buffered ones from behind them.
         order = np.argsort(~direct, kind="stable")
         ops = np.ascontiguousarray(plan.ops[order])
@@ -168,21 +168,30 @@ class Reading:
             peak_pool_nbytes=engine.scratch_nbytes,
         )
 
-    def _choose_reads(self) -> tuple[npt.NDArray[np.bool_], dict[str, FileStrategy]]:
-        ops = self.plan.ops
-        direct = np.zeros(len(ops), bool)
+    def _choose_reads(self) -> tuple[ReadPlan, npt.NDArray[np.bool_], dict[str, FileStrategy]]:
+        """The plan, cut where the way of reading changes within an op, and which ops go direct."""
+        plan, reasons = self.plan, {}
+        file_of_block = plan.ops["file"][plan.op_of_block]
+        by_block = np.zeros(len(plan.blocks), bool)
+        for number in np.unique(plan.ops["file"]).tolist():
+            by_block[file_of_block == number], reasons[number] = strategy.choose(
+                self.partitions[number], plan.ops[plan.ops["file"] == number], plan.blocks,
+                self.options,
+            )  # fmt: skip
+        changes = np.diff(by_block, prepend=by_block[:1])
+        if changes.any():
+            plan = plan.cut(changes)
+        direct = by_block[plan.ops["first_block"]]
         files = {}
-        for number in np.unique(ops["file"]).tolist():
-            mine = np.flatnonzero(ops["file"] == number)
-            partition = self.partitions[number]
-            direct[mine], reason = strategy.choose(partition, ops[mine], self.options)
-            nbytes = ops["nbytes"][mine]
-            files[os.path.basename(partition.path)] = FileStrategy(
-                direct_nbytes=int(nbytes[direct[mine]].sum()),
-                buffered_nbytes=int(nbytes[~direct[mine]].sum()),
+        for number, reason in reasons.items():
+            mine = plan.ops["file"] == number
+            nbytes = plan.ops["nbytes"]
+            files[os.path.basename(self.partitions[number].path)] = FileStrategy(
+                direct_nbytes=int(nbytes[mine & direct].sum()),
+                buffered_nbytes=int(nbytes[mine & ~direct].sum()),
                 reason=reason,
             )
-        return direct, files
+        return plan, direct, files
 
     def _threads(self, io: str, n_direct: int, n_ops: int) -> int:
         """As many as there are processors, up to four.

@@ -99,6 +99,37 @@ class ReadPlan:
         """Bytes that will be read, padding between tensors included."""
         return int(self.ops["nbytes"].sum())
 
+    @property
+    def op_of_block(self) -> npt.NDArray[np.int64]:
+        """The op that each block belongs to."""
+        return np.repeat(np.arange(len(self.ops)), self.ops["n_blocks"])
+
+    def cut(self, before: npt.NDArray[np.bool_]) -> ReadPlan:
+        """The same reads in smaller ops: another one begins before each of these blocks.
+
+        Parameters
+        ----------
+        before : bool array
+            One element for each block.
+        """
+        old = self.op_of_block
+        begins = before | (np.diff(old, prepend=-1) != 0)
+        first = np.flatnonzero(begins)
+        owner = old[first]
+        base = self.blocks["start"][first]
+        is_last = np.append(owner[1:] != owner[:-1], True)
+        following = np.append(base[1:], 0)
+        ops = self.ops[owner]
+        ops["offset"] += base
+        ops["address"] += base
+        for field in ("nbytes", "room"):
+            ops[field] = np.where(is_last, ops[field], following) - base
+        ops["first_block"] = first
+        ops["n_blocks"] = np.diff(first, append=len(self.blocks))
+        blocks = self.blocks.copy()
+        blocks["start"] -= np.repeat(base, ops["n_blocks"])
+        return ReadPlan(ops, blocks, self.block_ids)
+
 
 def compact_addresses(extents: Extents, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Addresses from 0 on that put the chosen extents next to each other, padding kept."""

@@ -25,12 +25,17 @@ if TYPE_CHECKING:
 
 #: Where the page cache may not be asked, so many single bytes are tried.
 SAMPLES = 16
+#: Pieces that an op is cut into where the page cache has only some of it, at least.
+PIECE_NBYTES = 512 << 10
 
 
 def choose(
-    partition: Partition, ops: npt.NDArray[np.void], options: LoadOptions
+    partition: Partition,
+    ops: npt.NDArray[np.void],
+    blocks: npt.NDArray[np.void],
+    options: LoadOptions,
 ) -> tuple[npt.NDArray[np.bool_], str]:
-    """Decide for each op of one partition whether to read it directly.
+    """Decide for each block of one partition's ops whether to read it directly.
 
     Parameters
     ----------
@@ -38,31 +43,59 @@ def choose(
         Where the ops read.
     ops : array of OP_DTYPE
         Its ops only.
+    blocks : array of BLOCK_DTYPE
+        Of the whole plan.
     options : LoadOptions
         ``reads`` forces one or the other.
 
     Returns
     -------
     direct : bool array
-        One element for each op.
+        One element for each block of these ops. Mostly all of an op's are equal; where the page
+        cache has a part of it, it is to be cut.
     reason : str
         What decided it, for the statistics.
     """
+    counts = ops["n_blocks"]
     if options.reads == "buffered":
-        return np.zeros(len(ops), bool), "asked for"
+        return np.zeros(counts.sum(), bool), "asked for"
     if partition.direct_fd < 0:
-        return np.zeros(len(ops), bool), partition.no_direct_reason
+        return np.zeros(counts.sum(), bool), partition.no_direct_reason
     if options.reads == "direct":
-        return np.ones(len(ops), bool), "asked for"
+        return np.ones(counts.sum(), bool), "asked for"
     query, how = _page_cache_query(partition.fd)
     if query is None:
-        return _sample(partition, ops)
+        direct, reason = _sample(partition, ops)
+        return np.repeat(direct, counts), reason
     cached = np.array(
         [query(partition.fd, int(op["offset"]), int(op["nbytes"])) for op in ops], np.int64
     )
-    # A window with a gap is read directly: filling it through the cache costs more than it saves.
-    direct = cached < ops["nbytes"]
-    return direct, f"{int((~direct).sum())} of {len(ops)} windows cached ({how})"
+    # What is partly cached is cut, but into pieces that are still worth a read of their own. A
+    # piece with a gap is read directly: filling it through the cache costs more than it saves.
+    direct = np.repeat(cached < ops["nbytes"], counts)
+    first = np.cumsum(counts) - counts
+    partly = np.flatnonzero((cached > 0) & (cached < ops["nbytes"])).tolist()
+    for i in partly:
+        mine = blocks[int(ops[i]["first_block"]) :][: int(counts[i])]
+        direct[int(first[i]) :][: int(counts[i])] = _uncached(partition.fd, ops[i], mine, query)
+    whole = int((cached == ops["nbytes"]).sum())
+    return direct, f"{whole} of {len(ops)} windows cached, {len(partly)} in part ({how})"
+
+
+def _uncached(
+    fd: int, op: np.void, blocks: npt.NDArray[np.void], query: Query
+) -> npt.NDArray[np.bool_]:
+    """For each block of an op whether the page cache lacks some of the piece that it is in."""
+    starts = blocks["start"].tolist()
+    ends = [*starts[1:], int(op["nbytes"])]
+    found = np.ones(len(starts), bool)
+    begun = 0
+    for i, end in enumerate(ends):
+        nbytes = end - starts[begun]
+        if nbytes >= PIECE_NBYTES or i + 1 == len(ends):
+            found[begun : i + 1] = query(fd, int(op["offset"]) + starts[begun], nbytes) < nbytes
+            begun = i + 1
+    return found
 
 
 def _page_cache_query(fd: int) -> tuple[Query | None, str]:

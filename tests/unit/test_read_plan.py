@@ -197,3 +197,30 @@ def test_any_choice_of_any_plan_is_read_whole(seed: int) -> None:
     made = make_index(sized(sizes), alignment=alignment, partition_nbytes=limit)
     tensors = sorted(rng.sample(range(len(sizes)), rng.randint(0, len(sizes))))
     examine(made, tensors, op_mib=rng.choice([1, 4, 7]), padding=rng.random() < 0.3)
+
+
+@pytest.mark.parametrize("padding", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_a_cut_plan_makes_the_same_reads_in_more_ops(seed: int, padding: bool) -> None:
+    rng = random.Random(seed)
+    sizes = [rng.choice([1, 5000, 4096, 700_000, MIB, 3 * MIB + 5]) for _ in range(30)]
+    made = make_index(sized(sizes))
+    whole, *_ = plan(made, padding=padding)
+    before = np.array([rng.random() < 0.3 for _ in range(len(whole.blocks))])
+    found = whole.cut(before)
+    begins = found.ops["first_block"]
+    assert set(np.flatnonzero(before)) | set(whole.ops["first_block"]) == set(begins)
+    assert found.nbytes == whole.nbytes
+    assert found.op_of_block.tolist() == (np.searchsorted(begins, range(len(before)), "right") - 1).tolist()  # fmt: skip
+    for field in ("offset", "address"):
+        old = whole.ops[field][whole.op_of_block] + whole.blocks["start"]
+        new = found.ops[field][found.op_of_block] + found.blocks["start"]
+        assert np.array_equal(old, new)
+    for field in ("nbytes", "crc"):
+        assert np.array_equal(whole.blocks[field], found.blocks[field])
+    for op, following in zip(found.ops, [*found.ops[1:], None], strict=True):
+        last = found.blocks[int(op["first_block"]) + int(op["n_blocks"]) - 1]
+        assert last["start"] + last["nbytes"] <= op["nbytes"] <= op["room"]
+        assert op["offset"] % 4096 == 0
+        if following is not None and following["offset"] > op["offset"]:
+            assert op["offset"] + op["room"] <= following["offset"]

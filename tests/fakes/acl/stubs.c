@@ -1,0 +1,115 @@
+/* Functions that torch_npu links against or looks up and that tests do not need: they are there.
+ *
+ * Those that must not fail say 0; the others 200001, "not supported", with their name as the message. */
+#include <string.h>
+
+#include "acl_sim.h"
+#include "call.h"
+
+/* Arguments are not looked at, so none are declared: in C the caller may pass any. */
+#define NOTHING_TO_DO(name)                                          \
+    API int name();                                                  \
+    int name()                                                       \
+    {                                                                \
+        LISTED();                                                    \
+        atomic_fetch_add(&call->function->calls, 1);                 \
+        return 0;                                                    \
+    }
+#define NOT_SUPPORTED(name)                                          \
+    API aclError name();                                             \
+    aclError name()                                                  \
+    {                                                                \
+        CALL(" ");                                                   \
+        return refuse(call, API_NOT_SUPPORT, #name ": not simulated"); \
+    }
+
+NOTHING_TO_DO(aclAppLog)
+NOTHING_TO_DO(aclmdlInitDump)
+NOTHING_TO_DO(aclmdlSetDump)
+NOTHING_TO_DO(aclmdlFinalizeDump)
+NOTHING_TO_DO(aclSetCompileopt)
+NOTHING_TO_DO(aclrtSetDeviceSatMode)
+NOTHING_TO_DO(aclrtSetOpExecuteTimeOut)
+NOTHING_TO_DO(aclrtSetOpWaitTimeout)
+NOTHING_TO_DO(aclrtSetSysParamOpt)
+NOTHING_TO_DO(aclrtCtxSetSysParamOpt)
+NOTHING_TO_DO(HcclSetConfig)
+NOTHING_TO_DO(MsprofRegisterCallback)
+NOTHING_TO_DO(MsprofReportAdditionalInfo)
+NOTHING_TO_DO(MsprofReportApi)
+NOTHING_TO_DO(MsprofReportCompactInfo)
+
+NOT_SUPPORTED(aclopSetAttrListBool)
+NOT_SUPPORTED(aclopSetAttrListFloat)
+NOT_SUPPORTED(aclopSetAttrListListInt)
+NOT_SUPPORTED(aclrtBinaryLoadFromData)
+NOT_SUPPORTED(aclrtBinaryGetFunction)
+NOT_SUPPORTED(aclrtGetFunctionAddr)
+NOT_SUPPORTED(aclrtMemExportToShareableHandle)
+NOT_SUPPORTED(aclrtMemImportFromShareableHandle)
+NOT_SUPPORTED(aclrtMemSetPidToShareableHandle)
+NOT_SUPPORTED(aclrtIpcMemGetExportKey)
+NOT_SUPPORTED(aclrtIpcMemImportByKey)
+NOT_SUPPORTED(aclrtIpcMemSetImportPid)
+NOT_SUPPORTED(aclrtIpcMemClose)
+NOT_SUPPORTED(rtDevBinaryRegister)
+NOT_SUPPORTED(rtFunctionRegister)
+NOT_SUPPORTED(rtKernelLaunch)
+NOT_SUPPORTED(rtGetC2cCtrlAddr)
+
+API uint64_t MsprofGetHashId(void);
+uint64_t MsprofGetHashId(void)
+{
+    return 0;
+}
+
+API uint64_t MsprofSysCycleTime(void);
+uint64_t MsprofSysCycleTime(void)
+{
+    return 0;
+}
+
+API aclError aclrtGetSysParamOpt(int option, int64_t *value);
+aclError aclrtGetSysParamOpt(int option, int64_t *value)
+{
+    CALL("option=%d", option);
+    *value = 0;
+    return done(call);
+}
+
+API size_t aclGetCompileoptSize(int option);
+size_t aclGetCompileoptSize(int option)
+{
+    (void)option;
+    return 8;
+}
+
+API aclError aclGetCompileopt(int option, char *value, size_t nbytes);
+aclError aclGetCompileopt(int option, char *value, size_t nbytes)
+{
+    CALL("option=%d", option);
+    if (!value || nbytes < 2)
+        return refuse(call, INVALID_PARAM, "aclGetCompileopt: no room");
+    memcpy(value, "1", 2);
+    return done(call);
+}
+
+/* Nothing is being captured. */
+API aclError aclmdlRICaptureGetInfo(aclrtStream stream, int *status, void **model);
+aclError aclmdlRICaptureGetInfo(aclrtStream stream, int *status, void **model)
+{
+    CALL("stream=%p", stream);
+    if (status)
+        *status = 0;
+    if (model)
+        *model = NULL;
+    return done(call);
+}
+
+API aclError aclmdlRICaptureThreadExchangeMode(int *mode);
+aclError aclmdlRICaptureThreadExchangeMode(int *mode)
+{
+    CALL(" ");
+    (void)mode;
+    return done(call);
+}
