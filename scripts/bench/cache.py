@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -58,12 +59,38 @@ def establish(files: Iterable[Path], state: str) -> float:
     return share
 
 
-def _read_all(fd: int) -> None:
-    """Read a file into the cache, unless it is there.
+#: Where Linux counts what it has told a virtual machine's host that it does not need.
+REPORTED = Path("/sys/module/page_reporting/parameters/reported_kib")
+#: The kernel reports free memory two seconds after some has become free.
+QUIET_S, PATIENCE_S = 2.2, 15.0
 
-    The memory of the load before has just been freed. The longer the next one is kept waiting, the
-    more of that memory a virtual machine's host has taken back.
+
+def wait_for_host() -> float:
+    """Wait until a virtual machine's host has been told of all memory that is free by now.
+
+    What is freed after this is reported two seconds later at the earliest, so a load that begins at
+    once finds it; in the midst of reporting, one load would and another would not, by chance.
+
+    Returns
+    -------
+    float
+        Seconds waited; 0 where nothing is reported.
     """
+    began = quiet_since = time.monotonic()
+    try:
+        last = REPORTED.read_text()
+        while time.monotonic() < min(quiet_since + QUIET_S, began + PATIENCE_S):
+            time.sleep(0.1)
+            now = REPORTED.read_text()
+            if now != last:
+                last, quiet_since = now, time.monotonic()
+    except OSError:
+        return 0.0
+    return time.monotonic() - began
+
+
+def _read_all(fd: int) -> None:
+    """Read a file into the cache, unless it is there."""
     nbytes = os.fstat(fd).st_size
     if nbytes and _core.cached_nbytes(fd, 0, nbytes) == nbytes:
         return

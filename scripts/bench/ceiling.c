@@ -2,8 +2,8 @@
  *
  *   ceiling direct|direct-crc|buffered|buffered-crc cold|warm DEPTH BLOCK THREADS FILE...
  *
- * Reads everything once untimed, drops the memory, establishes and checks the state of the page cache,
- * reads everything again and prints one line of JSON. `direct` keeps DEPTH O_DIRECT reads in flight in
+ * Reads everything once untimed, establishes and checks the state of the page cache, waits for a virtual
+ * machine's host (see cache.py), drops the memory, reads everything again and prints one line of JSON. `direct` keeps DEPTH O_DIRECT reads in flight in
  * one io_uring; `buffered` copies from the page cache by THREADS threads.
  */
 #define _GNU_SOURCE
@@ -195,6 +195,33 @@ static void establish(char **files, int count, int cold)
     free(buffer);
 }
 
+static long reported_kib(void)
+{
+    long kib = -1;
+    FILE *file = fopen("/sys/module/page_reporting/parameters/reported_kib", "r");
+    if (file != NULL) {
+        if (fscanf(file, "%ld", &kib) != 1)
+            kib = -1;
+        fclose(file);
+    }
+    return kib;
+}
+
+/* As wait_for_host in cache.py. */
+static void wait_for_host(void)
+{
+    double began = now(), quiet_since = began;
+    long last = reported_kib();
+    while (last >= 0 && now() < quiet_since + 2.2 && now() < began + 15) {
+        nanosleep(&(struct timespec){0, 100000000}, NULL);
+        long kib = reported_kib();
+        if (kib != last) {
+            last = kib;
+            quiet_since = now();
+        }
+    }
+}
+
 static void plan(char *memory, char **files, int count, int direct)
 {
     size_t at = 0;
@@ -236,6 +263,7 @@ int main(int argc, char **argv)
     ops = calloc(total / block + count + 1, sizeof *ops);
     double seconds = 0, first = 0;
     struct rusage before, after;
+    char *raw = NULL;
     for (int turn = 0; turn < 2; turn++) {
         establish(files, count, cold);
         double share = cached_share(files, count);
@@ -243,9 +271,13 @@ int main(int argc, char **argv)
             fprintf(stderr, "ceiling: %.3f of the files is cached\n", share);
             return 3;
         }
+        if (turn == 1) {
+            wait_for_host();
+            munmap(raw, total + HUGE);
+        }
         getrusage(RUSAGE_SELF, &before);
         double began = now();
-        char *raw = mmap(NULL, total + HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        raw = mmap(NULL, total + HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         char *memory = (char *)(((uintptr_t)raw + HUGE - 1) & ~(HUGE - 1));
         madvise(memory, total, MADV_HUGEPAGE);
         plan(memory, files, count, direct);
@@ -258,7 +290,6 @@ int main(int argc, char **argv)
         for (size_t i = 0; i < n_ops; i++)
             if (i + 1 == n_ops || ops[i + 1].fd != ops[i].fd)
                 close(ops[i].fd);
-        munmap(raw, total + HUGE);
     }
     double cpu = (after.ru_utime.tv_sec - before.ru_utime.tv_sec) + (after.ru_stime.tv_sec - before.ru_stime.tv_sec) +
                  (after.ru_utime.tv_usec - before.ru_utime.tv_usec) / 1e6 +

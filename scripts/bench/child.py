@@ -1,9 +1,9 @@
 """One timed load in a fresh process: ``python child.py CONTENDER STATE SUMS LIBRARY FILE...``.
 
 The first load is timed too but counts for nothing: on a virtual machine whose host takes free
-memory back, it measures the host. Its memory is dropped, the page cache brought to its state and
-checked, and the second load timed until every tensor exists and one byte of each of its pages has
-been read. Then the sum of each tensor is compared.
+memory back, it measures the host. The page cache is brought to its state and checked, the host
+waited for, the first load's memory dropped, and the second load timed at once, until every tensor
+exists and one byte of each of its pages has been read. Then the sum of each tensor is compared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.cache import establish
+from bench.cache import establish, wait_for_host
 from bench.contenders import CONTENDERS, Tensors
 
 M_MMAP_THRESHOLD = -3
@@ -71,8 +71,14 @@ def main() -> None:
     # Fixed at its starting value: a freed large block would raise it, and memory be reused unseen.
     libc.mallopt(M_MMAP_THRESHOLD, 128 << 10)
     record: dict[str, Any] = {"contender": name, "state": state}
+    tensors: Tensors = {}
     for turn in ("first", "timed"):
         record["cached_before"] = establish(files, state)
+        if turn == "timed":
+            record["host_wait_seconds"] = wait_for_host()
+            tensors.clear()
+            gc.collect()
+            libc.malloc_trim(0)
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         cpu, began = cpu_seconds(), time.perf_counter()
         tensors = run()
@@ -81,9 +87,6 @@ def main() -> None:
         cpu = cpu_seconds() - cpu
         if turn == "first":
             record["first_seconds"] = seconds
-            del tensors
-            gc.collect()
-            libc.malloc_trim(0)
     nbytes = sum(t.numel() * t.element_size() for t in tensors.values())
     record |= {
         "seconds": seconds,
