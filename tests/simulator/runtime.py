@@ -63,7 +63,7 @@ _SIGNATURES = {
 class Runtime(Simulator):
     """The functions of ACL, each under its own name and giving its code; and some steps."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self.library.aclGetRecentErrMsg.restype = ctypes.c_char_p
         self.library.aclrtGetSocName.restype = ctypes.c_char_p

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "device.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,7 +79,7 @@ static char *map_bytes(struct device *device, size_t nbytes)
     if (settings.backing == MEMFD)
         fd = memfd_create(name, MFD_CLOEXEC);
     else if (settings.backing == SECRET)
-        fd = (int)syscall(SYS_memfd_secret, 1 /* close on exec */);
+        fd = (int)syscall(SYS_memfd_secret, O_CLOEXEC);
     if (settings.backing != ANONYMOUS && (fd < 0 || ftruncate(fd, (off_t)nbytes) != 0)) {
         if (fd >= 0)
             close(fd);
@@ -94,8 +95,9 @@ static char *map_bytes(struct device *device, size_t nbytes)
 
 int device_open(struct device *device)
 {
-    /* More addresses than memory: none is used again soon, and they do not run out in pieces. */
-    size_t extent = (device->memory * 4 + huge) & ~(huge - 1), mapped = extent + huge;
+    /* More addresses than memory: none is used again soon, and they do not run out in pieces. The
+     * first ones are left out, so that a step below an allocation is one into the device as well. */
+    size_t extent = (device->memory * 4 + 2 * huge) & ~(huge - 1), mapped = extent + huge;
     char *bytes = map_bytes(device, mapped), *base = bytes;
     if (!bytes)
         return -1;
@@ -106,7 +108,8 @@ int device_open(struct device *device)
     char *aligned = (char *)(((uintptr_t)base + huge - 1) & ~(uintptr_t)(huge - 1));
     /* Whole huge pages on both sides. */
     char *aligned_bytes = (char *)(((uintptr_t)bytes + huge - 1) & ~(uintptr_t)(huge - 1));
-    device->base = device->next = aligned;
+    device->base = aligned;
+    device->next = aligned + huge;
     device->extent = extent;
     device->distance = aligned_bytes - aligned;
     return 0;
@@ -131,7 +134,7 @@ char *device_addresses(struct device *device, size_t nbytes, size_t alignment)
     const struct list *list = &device->ranges;
     char *end = device->base + device->extent;
     for (int turn = 0; turn < 2; turn++) {
-        char *at = turn == 0 ? device->next : device->base;
+        char *at = turn == 0 ? device->next : device->base + huge;
         struct range *inside = list_find(list, at);
         if (inside)
             at = inside->start + inside->span;

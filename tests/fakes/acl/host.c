@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "host.h"
 
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -27,7 +28,7 @@ const char *pinned_backing(void)
 
 static void *map_secret(size_t nbytes)
 {
-    int fd = settings.pinned_secret ? (int)syscall(SYS_memfd_secret, 1 /* close on exec */) : -1;
+    int fd = settings.pinned_secret ? (int)syscall(SYS_memfd_secret, O_CLOEXEC) : -1;
     void *at = MAP_FAILED;
     if (fd >= 0 && ftruncate(fd, (off_t)nbytes) == 0)
         at = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

@@ -1,4 +1,4 @@
-if (side_is_gone(&move->dst, move->nbytes) || side_is_gone(&move->src, move->nbytes))/* Bytes move piece by piece, each as late as its link allows, and only while both ends are there. */
+/* Bytes move piece by piece, each as late as its link allows, and only while both ends are there. */
 #define _GNU_SOURCE
 #include "move.h"
 
@@ -43,7 +43,7 @@ static int move_piece(struct move *move, size_t offset, size_t nbytes)
 {
     {
         GUARD();
-        if (is_gone(&move->dst) || is_gone(&move->src))
+        if (side_is_gone(&move->dst, move->nbytes) || side_is_gone(&move->src, move->nbytes))
             return -1;
         if (move->dst.range)
             move->dst.range->users++;

@@ -12,6 +12,7 @@ struct task {
     struct task *next;
     uint64_t number;            /* its place in the stream, from 1 on */
     uint64_t submitted;         /* ns */
+    uint64_t earliest;          /* ACLSIM_DELAY_US after that */
     int later;                  /* the code it is to fail with, by command */
     const char *call;
     /* Without the lock; gives a code, and a text with it. */
@@ -51,7 +52,7 @@ int stream_settle(struct call *call, struct stream *stream, int32_t timeout_ms);
 void stream_end(struct stream *stream, int is_forced);
 void streams_drain(struct device *device);
 
-/* When a task may begin: not before the one before it has ended, nor as early as ACLSIM_DELAY_US. */
+/* When a task may begin: not before the one before it has ended, nor before its delay is over. */
 uint64_t task_ready(const struct stream *stream, const struct task *task);
 
 #endif

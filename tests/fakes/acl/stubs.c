@@ -6,20 +6,20 @@
 #include "acl_sim.h"
 #include "call.h"
 
-/* Arguments are not looked at, so none are declared: in C the caller may pass any. */
-#define NOTHING_TO_DO(name)                                          \
-    API int name();                                                  \
-    int name()                                                       \
-    {                                                                \
-        LISTED();                                                    \
-        atomic_fetch_add(&call->function->calls, 1);                 \
-        return 0;                                                    \
+/* Callers pass arguments, which are not looked at and so not declared: the ABI allows that. */
+#define NOTHING_TO_DO(name)                                            \
+    API int name(void);                                                \
+    int name(void)                                                     \
+    {                                                                  \
+        LISTED();                                                      \
+        atomic_fetch_add(&call->function->calls, 1);                   \
+        return 0;                                                      \
     }
-#define NOT_SUPPORTED(name)                                          \
-    API aclError name();                                             \
-    aclError name()                                                  \
-    {                                                                \
-        CALL(" ");                                                   \
+#define NOT_SUPPORTED(name)                                            \
+    API aclError name(void);                                           \
+    aclError name(void)                                                \
+    {                                                                  \
+        CALL(" ");                                                     \
         return refuse(call, API_NOT_SUPPORT, #name ": not simulated"); \
     }
 

@@ -61,7 +61,7 @@ static void add_arguments(struct text *line, const char *arguments)
 void trace_call(const struct call *call, int code)
 {
     struct text line = {0};
-    if (!file)
+    if (!file || forked)
         return;
     text_add(&line, "{\"call\":");
     text_quoted(&line, call->function->name);

@@ -36,8 +36,7 @@ struct task *task_new(size_t nbytes, struct call *call, int (*run)(struct stream
 
 uint64_t task_ready(const struct stream *stream, const struct task *task)
 {
-    uint64_t earliest = task->submitted + atomic_load(&settings.delay_ns);
-    return stream->clock > earliest ? stream->clock : earliest;
+    return stream->clock > task->earliest ? stream->clock : task->earliest;
 }
 
 /* With the lock, which is given up while the task runs. */
@@ -126,6 +125,7 @@ int stream_submit(struct stream *stream, struct task *task)
         stream->is_started = 1;
     }
     task->submitted = now_ns();
+    task->earliest = task->submitted + atomic_load(&settings.delay_ns);
     task->number = ++stream->submitted;
     *stream->last = task;
     stream->last = &task->next;
