@@ -13,7 +13,7 @@ from tests.helpers.imports import MODULES, PACKAGE, imports, top_level, tree
 
 #: Each module imports only modules that stand before it.
 ORDER = """
-    version errors problems stats workers _native _core page_cache
+    version errors problems stats workers acl_codes _native _core page_cache
     units selection dtypes layout index write_plan read_plan options rendering
     input_file strategy partitions engine tensors loading streaming fill checkpoint
     sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
@@ -26,7 +26,7 @@ POSITION = {f"ckptfmt.{name}": i for i, name in enumerate(ORDER)}
 #: They open no file and touch no device: what they decide can be tested by values.
 PURE = [
     "errors", "problems", "stats", "units", "selection", "dtypes", "layout", "index", "write_plan",
-    "read_plan", "options", "rendering",
+    "read_plan", "options", "rendering", "acl_codes",
 ]  # fmt: skip
 #: Modules of the standard library that reach outside the process.
 OUTSIDE = {
