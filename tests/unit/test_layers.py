@@ -15,7 +15,7 @@ from tests.helpers.imports import MODULES, PACKAGE, imports, top_level, tree
 ORDER = """
     version errors problems stats workers acl_codes _native _core page_cache
     units selection dtypes layout index write_plan read_plan options rendering
-    placement
+    placement device_plan
     input_file strategy partitions engine tensors loading streaming fill checkpoint
     sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
     sources.torch_zip sources.stored sources.choose sources
@@ -27,7 +27,7 @@ POSITION = {f"ckptfmt.{name}": i for i, name in enumerate(ORDER)}
 #: They open no file and touch no device: what they decide can be tested by values.
 PURE = [
     "errors", "problems", "stats", "units", "selection", "dtypes", "layout", "index", "write_plan",
-    "read_plan", "options", "rendering", "acl_codes", "placement",
+    "read_plan", "options", "rendering", "acl_codes", "placement", "device_plan",
 ]  # fmt: skip
 #: Modules of the standard library that reach outside the process.
 OUTSIDE = {
