@@ -13,7 +13,7 @@ from tests.helpers.imports import MODULES, PACKAGE, imports, top_level, tree
 
 #: Each module imports only modules that stand before it.
 ORDER = """
-    version errors problems stats workers acl_codes _native _core page_cache
+    version errors problems stats workers acl_codes _native _core page_cache trace
     units selection dtypes layout index write_plan read_plan options rendering
     placement device_plan
     input_file strategy partitions engine tensors loading streaming fill checkpoint
