@@ -4,6 +4,9 @@ from typing import Literal, final
 
 from typing_extensions import Buffer
 
+from ckptfmt._native.acl_control import Acl as Acl
+from ckptfmt._native.acl_control import acl_has as acl_has
+from ckptfmt._native.acl_symbols import open_acl as open_acl
 from ckptfmt._native.checksum import crc32c as crc32c
 from ckptfmt._native.checksum import crc32c_combine as crc32c_combine
 from ckptfmt._native.checksum import crc32c_implementation as crc32c_implementation
@@ -17,9 +20,11 @@ from ckptfmt._native.memory import Memory as Memory
 from ckptfmt._native.memory import Region as Region
 
 __all__ = [
+    "Acl",
     "Engine",
     "Memory",
     "Region",
+    "acl_has",
     "cached_nbytes",
     "crc32c",
     "crc32c_combine",
@@ -27,6 +32,7 @@ __all__ = [
     "dio_alignment",
     "fallocate",
     "io_uring_errno",
+    "open_acl",
     "pread_into",
     "rename_exchange",
     "resident_nbytes",
@@ -70,7 +76,11 @@ class Engine:
         Scan: uint32 and uint8, one for each block. Bytes go to memory of the engine's own, and
         these are filled with each block's checksum and whether other than zeros follow it.
     slot_nbytes : int
-        Scan: room for the largest op.
+        Scan, and on the way to a device: room for the largest op.
+    drop_behind : bool
+        Leave nothing in the page cache of what was read through it.
+    events : buffer, optional
+        Room for a trace, an array of ``trace.TRACE_DTYPE``.
 
     Raises
     ------
@@ -95,7 +105,48 @@ class Engine:
         found: Buffer | None = None,
         dirty: Buffer | None = None,
         slot_nbytes: int = 0,
+        drop_behind: bool = False,
+        events: Buffer | None = None,
     ) -> None: ...
+    def send_to(
+        self,
+        device: int,
+        copies: Buffer,
+        copy_begins: Buffer,
+        *,
+        n_slots: int,
+        pool: int,
+        bounce: int = 0,
+        after: int = 0,
+        copy_now: bool = False,
+    ) -> None:
+        """Have the ops' bytes go on to an NPU. To be called before any thread works.
+
+        Parameters
+        ----------
+        device : int
+            Its number.
+        copies : buffer
+            Array of ``device_plan.COPY_DTYPE``; addresses are the device's.
+        copy_begins : buffer
+            int64, one for each op and one more: where the copies of an op begin.
+        n_slots : int
+            Slots of each worker, at least its reads in flight.
+        pool, bounce : int
+            Addresses of `workers` times `n_slots` times ``slot_nbytes`` bytes that copies come
+            from, and of as many that direct reads go to, or 0 if those may go to the pool.
+        after : int
+            An event that copies wait for, or 0.
+        copy_now : bool
+            Wait for each copy.
+
+        Raises
+        ------
+        ValueError
+            There are fewer slots than reads in flight.
+        RuntimeError
+            ACL has not been opened.
+        """
     @property
     def io(self) -> Literal["io_uring", "pread"]:
         """The I/O table."""
@@ -114,15 +165,19 @@ class Engine:
     def done_nbytes(self) -> int:
         """Bytes that have landed (and been verified) so far."""
     @property
-    def failure(self) -> tuple[Literal["read", "end", "checksum"], int, int, int] | None:
+    def failure(self) -> tuple[Literal["read", "end", "checksum", "device"], int, int, int] | None:
         """The first failure: its kind, the op, a code and the block; None if there is none.
 
         The code is an errno for ``"read"`` and ``"end"``, and the checksum found for
-        ``"checksum"``; the block only means something then.
+        ``"checksum"``; the block only means something then. For ``"device"`` see
+        :attr:`device_fault`.
         """
     @property
+    def device_fault(self) -> tuple[str, int, str]:
+        """The device's function that failed, its code and what the runtime said."""
+    @property
     def undrained(self) -> bool:
-        """A ring could not be waited for: reads into the plan's memory may still be in flight."""
+        """Reads or copies cannot be waited for and may still be in flight, in the plan's memory."""
     @property
     def scratch_nbytes(self) -> int:
         """Memory of the engine's own, in bytes: 0 unless it scans."""
@@ -133,5 +188,10 @@ class Engine:
     def without_ring(self) -> int:
         """How many workers had to."""
     @property
-    def seconds(self) -> dict[Literal["disk_wait", "buffered_read", "checksum"], float]:
+    def seconds(
+        self,
+    ) -> dict[Literal["disk_wait", "buffered_read", "checksum", "device_wait"], float]:
         """Time spent, summed over the workers; ``buffered_read`` includes its checksums."""
+    @property
+    def n_events(self) -> int:
+        """How many events the trace has."""

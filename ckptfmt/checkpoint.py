@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptfmt import dtypes, fill, loading, selection, streaming
-from ckptfmt._core import crc32c_combine
-from ckptfmt.errors import ClosedError
+from ckptfmt import device_loading, dtypes, fill, loading, placement, selection, streaming
+from ckptfmt.checkpoint_files import CheckpointFiles
+from ckptfmt.errors import OptionError
 from ckptfmt.options import LoadOptions
-from ckptfmt.partitions import CheckpointFiles
-from ckptfmt.read_plan import Extents
 from ckptfmt.stats import LoadStats, remember
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
     from ckptfmt.engine import Progress
     from ckptfmt.index import Index, TensorEntry
+    from ckptfmt.trace import Trace
 
 #: Read-ahead of ``stream`` if the caller does not say.
 STREAM_NBYTES = 512 << 20
@@ -53,16 +51,8 @@ class Checkpoint:
         self.files = CheckpointFiles(path)
         self.path = self.files.path
         self.index: Index = self.files.index
-        self.extents = Extents.of(self.index)
-        self.positions: dict[str, int] = {
-            name: position
-            for position, entry in enumerate(self.index.tensors)
-            for name in entry.names
-        }
+        self.positions: dict[str, int] = self.files.positions
         self._stats: LoadStats | None = None
-        self._lock = threading.Lock()
-        self._users = 0
-        self._closed = False
 
     # ---- what is in it ----
 
@@ -95,18 +85,8 @@ class Checkpoint:
 
     def crc32c(self, name: str) -> int:
         """CRC32C of a whole tensor, combined from those of its blocks. Nothing is read."""
-        entry = self.info(name)
-        crc, block = 0, int(self._first_block(self.positions[name]))
-        for extent in entry.extents:
-            for at in range(0, extent.nbytes, self.index.block_nbytes):
-                nbytes = min(self.index.block_nbytes, extent.nbytes - at)
-                crc = crc32c_combine(crc, int(self.files.crcs[block]), nbytes)
-                block += 1
-        return crc
-
-    def _first_block(self, position: int) -> int:
-        mine = self.extents.of_tensors([position])
-        return int(self.extents.first_block[mine[0]]) if len(mine) else 0
+        self.info(name)
+        return self.files.crc32c(self.positions[name])
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -135,25 +115,36 @@ class Checkpoint:
         self,
         names: str | Iterable[str] | None = None,
         *,
-        device: str = "cpu",
+        device: str | Mapping[str, str] = "cpu",
         dtype: object = None,
         verify: bool | None = None,
         mmap: bool = False,
         framework: str = "torch",
         options: LoadOptions | None = None,
         progress: Progress | None = None,
+        no_split: Sequence[str] = (),
+        trace: list[Trace] | None = None,
     ) -> dict[str, Any]:
-        """Load tensors. See :func:`ckptfmt.load`; `names` are names or glob patterns."""
+        """Load tensors. See :func:`ckptfmt.load`; `names` are names or glob patterns.
+
+        What the workers do is added to `trace`, for :func:`ckptfmt.trace.write`.
+        """
         row = dtypes.cast_target(dtype)
         if verify is None:
             verify = not mmap or row is not None  # what is cast is read, so nothing is left to map
         request = loading.Request(
-            self, selection.select(self.positions, names), options or self.options,
+            self.files, selection.select(self.positions, names), options or self.options,
             verify=verify, framework=framework, progress=progress,
+            devices=_devices(device, no_split, trace),
         )  # fmt: skip
-        loading.check_device(device)
-        with self.in_use():
-            if row is not None:
+        if request.devices is not None and mmap:
+            raise OptionError(f"mmap=True maps files into host memory, device is {device!r}")
+        with self.files.in_use():
+            if request.devices is not None:
+                found, stats = device_loading.load(request, request.devices)
+                if row is not None:
+                    found = device_loading.cast(found, row, request)
+            elif row is not None:
                 found, stats = streaming.load_cast(request, row)
             elif mmap:
                 found, stats = loading.map_tensors(request)
@@ -167,6 +158,7 @@ class Checkpoint:
         names: str | Iterable[str] | None = None,
         *,
         max_nbytes: int = STREAM_NBYTES,
+        device: str | Mapping[str, str] = "cpu",
         verify: bool = True,
         framework: str = "torch",
         options: LoadOptions | None = None,
@@ -180,6 +172,8 @@ class Checkpoint:
         max_nbytes : int
             Bound, in bytes, on what has been read and not yet been yielded. A single tensor that is
             larger is read alone.
+        device : str or mapping of str to str
+            As for :meth:`load`; then the bound is on device memory.
         verify : bool
             Compare checksums before a tensor is yielded.
         framework : str
@@ -194,13 +188,13 @@ class Checkpoint:
             follow each other and share memory.
         """
         request = loading.Request(
-            self, selection.select(self.positions, names), options or self.options,
-            verify=verify, framework=framework, progress=None,
+            self.files, selection.select(self.positions, names), options or self.options,
+            verify=verify, framework=framework, progress=None, devices=_devices(device),
         )  # fmt: skip
         return self._stream(request, max_nbytes)
 
     def _stream(self, request: loading.Request, max_nbytes: int) -> Iterator[tuple[str, Any]]:
-        with self.in_use():
+        with self.files.in_use():
             yield from streaming.stream(request, max_nbytes)
 
     def load_into(
@@ -234,9 +228,9 @@ class Checkpoint:
         ChecksumError, FileError
             As for :meth:`load`; the target's tensors are then partly overwritten.
         """
-        with self.in_use():
+        with self.files.in_use():
             stats, request = fill.fill(
-                self, target, strict=strict, verify=verify, options=options or self.options,
+                self.files, target, strict=strict, verify=verify, options=options or self.options,
                 progress=progress,
             )  # fmt: skip
         self._remember(stats, request)
@@ -245,10 +239,10 @@ class Checkpoint:
         """The verified bytes of one tensor, little-endian and row-major, of any dtype."""
         self.info(name)
         request = loading.Request(
-            self, {name: self.positions[name]}, self.options,
+            self.files, {name: self.positions[name]}, self.options,
             verify=True, framework="bytes", progress=None,
         )  # fmt: skip
-        with self.in_use():
+        with self.files.in_use():
             regions, _ = loading.read_regions(request)
         region = regions[self.positions[name]]
         return memoryview(region) if region is not None else memoryview(b"")
@@ -263,32 +257,9 @@ class Checkpoint:
 
     # ---- end ----
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Hold the files open. A descriptor closed under a reader might be another file by then."""
-        with self._lock:
-            if self._closed:
-                raise ClosedError(f"{self.path}: this checkpoint has been closed")
-            self._users += 1
-        try:
-            yield
-        finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._users -= 1
-            last = self._closed and self._users == 0
-        if last:
-            self.files.close()
-
     def close(self) -> None:
         """Close the files, as soon as loads in other threads are done. Safe to call twice."""
-        with self._lock:
-            idle = not self._closed and self._users == 0
-            self._closed = True
-        if idle:
-            self.files.close()
+        self.files.close()
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -302,13 +273,27 @@ class Checkpoint:
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
-            self.close()
+        if hasattr(self, "files"):
+            self.files.close()
+
+
+def _devices(
+    device: str | Mapping[str, str],
+    no_split: Sequence[str] = (),
+    trace: list[Trace] | None = None,
+) -> device_loading.Devices | None:
+    """The devices meant; None for the CPU."""
+    if isinstance(device, Mapping):
+        return device_loading.Devices(dict(device), no_split, traces=trace)
+    name = str(device)
+    if name != "auto":
+        name = placement.normalize(device)
+    return None if name == "cpu" else device_loading.Devices(name, no_split, traces=trace)
 
 
 def load(
     path: str | os.PathLike[str],
-    device: str = "cpu",
+    device: str | Mapping[str, str] = "cpu",
     names: str | Iterable[str] | None = None,
     dtype: object = None,
     verify: bool | None = None,
@@ -317,6 +302,7 @@ def load(
     progress: Progress | None = None,
     *,
     framework: str = "torch",
+    no_split: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Load tensors of a checkpoint.
 
@@ -324,8 +310,10 @@ def load(
     ----------
     path : path-like
         Folder written by :func:`ckptfmt.convert`.
-    device : str
-        ``"cpu"``.
+    device : str or mapping of str to str
+        ``"cpu"``, ``"npu:0"``, ``"auto"`` (all NPUs, by free memory and sizes of modules), or
+        devices by name of module: ``{"model.layers.0": "npu:0", "": "npu:1"}``, the longest name
+        wins.
     names : str or iterable of str, optional
         Names or glob patterns; all if not given. Only the aligned ranges they need are read.
     dtype : str or torch.dtype, optional
@@ -341,7 +329,9 @@ def load(
     progress : callable, optional
         Called with bytes done and bytes in all, from this thread.
     framework : str
-        ``"torch"`` or ``"numpy"``.
+        ``"torch"`` or ``"numpy"``; devices take torch tensors only.
+    no_split : sequence of str
+        With ``"auto"``: patterns on names of modules that stay on one device, beside the layers.
 
     Returns
     -------
@@ -359,11 +349,15 @@ def load(
         A read failed; ``errno`` and ``filename`` are the system's.
     TensorNotFoundError
         A name does not exist.
+    DeviceError, MissingDependencyError
+        A device failed or is not there. Nothing is returned, and nothing falls back to the CPU.
+    OutOfMemoryError
+        The tensors do not fit.
     """
     with Checkpoint(path, options=options) as checkpoint:
         return checkpoint.load(
             names, device=device, dtype=dtype, verify=verify, mmap=mmap, framework=framework,
-            progress=progress,
+            progress=progress, no_split=no_split,
         )  # fmt: skip
 
 

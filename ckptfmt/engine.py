@@ -1,20 +1,19 @@
-"""Carry out a read plan: choose how to read, run the workers, raise the first failure."""
+"""Carry out readings: run their workers, watch them, raise the first failure."""
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptfmt import _core, strategy
-from ckptfmt.errors import ChecksumError, CkptError, CleanupWarning, FileError, FormatError
-from ckptfmt.stats import FileStrategy, LoadStats
+from ckptfmt import _core
+from ckptfmt.errors import CleanupWarning, FileError
+from ckptfmt.stats import LoadStats
 from ckptfmt.workers import run_workers
 
 if TYPE_CHECKING:
@@ -23,14 +22,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ckptfmt.options import LoadOptions
-    from ckptfmt.partitions import Partition
-    from ckptfmt.read_plan import ReadPlan
+    from ckptfmt.reading import Reading
+    from ckptfmt.trace import Trace
 
     #: Called from the calling thread with bytes done and bytes in all.
     Progress = Callable[[int, int], None]
 
-#: Reading threads at most; more only share the disk's and the memory's bandwidth.
-MAX_THREADS = 4
+#: Bytes of ``trace.TRACE_DTYPE``, of which there are a few for each op.
+EVENT_NBYTES = 40
 
 
 @cache
@@ -55,187 +54,187 @@ def choose_io(options: LoadOptions) -> tuple[str, str]:
     return "pread", reason
 
 
-@dataclass(slots=True)
-class Scan:
-    """What a scan found: for each block its checksum, and whether other than zeros follow it."""
+class _Running:
+    """A reading under way: its engine, and how many threads it wants."""
 
-    found: npt.NDArray[np.uint32]
-    dirty: npt.NDArray[np.uint8]
-
-    @classmethod
-    def of(cls, plan: ReadPlan) -> Scan:
-        """Room for a plan's blocks."""
-        return cls(np.zeros(len(plan.blocks), np.uint32), np.zeros(len(plan.blocks), np.uint8))
-
-
-@dataclass(slots=True)
-class Reading:
-    """One plan with everything it needs to run.
-
-    Attributes
-    ----------
-    plan : ReadPlan
-        Its ``address`` column holds true addresses, unless `scan` is given.
-    partitions : sequence of Partition
-        The open files.
-    options : LoadOptions
-        How to read.
-    verify : bool
-        Compare checksums as bytes land.
-    describe : callable
-        Block number to (first tensor name, partition, offset, nbytes), for errors.
-    keep : object
-        The destination's owner. It is leaked if reads into it cannot be waited for.
-    scan : Scan or None
-        Read into scratch memory and collect checksums instead of landing bytes.
-    """
-
-    plan: ReadPlan
-    partitions: Sequence[Partition]
-    options: LoadOptions
-    verify: bool
-    describe: Callable[[int], tuple[str, Partition, int, int]]
-    keep: object = None
-    scan: Scan | None = None
-
-    def run(
-        self, progress: Progress | None = None, meanwhile: Callable[[], None] | None = None
-    ) -> LoadStats:
-        """Read everything, or raise; either way nothing is in flight afterwards.
-
-        What need not wait for the bytes is done in `meanwhile`, while others read.
-        """
-        began = time.perf_counter()
-        total = self.plan.nbytes
-        if not len(self.plan.ops):
-            if meanwhile is not None:
-                meanwhile()
-            return LoadStats(engine="none: nothing to read")
-        io, reason = choose_io(self.options)
-        plan, direct, files = self._choose_reads()
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.began = time.perf_counter()
+        options, transfer, scan = reading.options, reading.transfer, reading.scan
+        io, reason = choose_io(options)
+        plan, direct, self.files = reading.choose_reads()
+        self.plan = plan
         # The engine takes direct ops from the front and buffered ones from behind them.
         order = np.argsort(~direct, kind="stable")
-        ops = np.ascontiguousarray(plan.ops[order])
+        self.ops = ops = np.ascontiguousarray(plan.ops[order])
         n_direct = int(direct.sum())
         if n_direct == 0:
             io, reason = "pread", "nothing to read directly" if io == "io_uring" else reason
-        threads = self._threads(io, n_direct, len(ops))
+        self.io, self.io_reason = io, reason
+        self.threads = reading.threads(io, n_direct, len(ops))
+        self.depth = options.depth if io == "io_uring" else 1
         slot_nbytes = int(ops["nbytes"].max() + 4095) // 4096 * 4096
-        engine = _core.Engine(
-            _bytes(ops), _bytes(plan.blocks),
-            _bytes(np.array([p.direct_fd for p in self.partitions], np.int32)),
-            _bytes(np.array([p.fd for p in self.partitions], np.int32)),
-            n_direct=n_direct, io=io, depth=self.options.depth, workers=threads,
-            verify=self.verify or self.scan is not None,
-            found=_bytes(self.scan.found) if self.scan else None,
-            dirty=_bytes(self.scan.dirty) if self.scan else None,
-            slot_nbytes=slot_nbytes if self.scan else 0,
+        if transfer is not None:
+            ops["room"] = (ops["nbytes"] + 4095) // 4096 * 4096
+            fitting = transfer.pool_nbytes // slot_nbytes
+            self.threads = max(1, min(self.threads, fitting))
+            n_slots = max(1, min(fitting // self.threads, slots_of(self.depth)))
+            self.depth = min(self.depth, n_slots)
+        self.events = (
+            np.zeros((4 * len(ops) + len(plan.blocks)) * EVENT_NBYTES, np.uint8)
+            if reading.trace is not None else None
         )  # fmt: skip
-        try:
-            run_workers(
-                engine.work, threads, name="ckptfmt", stop=engine.stop, meanwhile=meanwhile,
-                tick=None if progress is None else lambda: progress(engine.done_nbytes, total),
+        self.engine = _core.Engine(
+            _bytes(ops), _bytes(plan.blocks),
+            _bytes(np.array([p.direct_fd for p in reading.partitions], np.int32)),
+            _bytes(np.array([p.fd for p in reading.partitions], np.int32)),
+            n_direct=n_direct, io=io, depth=self.depth, workers=self.threads,
+            verify=reading.verify or scan is not None,
+            found=_bytes(scan.found) if scan else None,
+            dirty=_bytes(scan.dirty) if scan else None,
+            slot_nbytes=slot_nbytes if scan or transfer else 0,
+            drop_behind=reading.drop_behind,
+            events=None if self.events is None else self.events.data,
+        )  # fmt: skip
+        if transfer is not None:
+            copies, begins = transfer.copies(replace(plan, ops=ops))
+            self.engine.send_to(
+                transfer.device, _bytes(copies), _bytes(begins), n_slots=n_slots,
+                pool=transfer.pool, bounce=transfer.bounce, after=transfer.after,
+                copy_now=transfer.copy_now,
             )  # fmt: skip
-        finally:
-            if engine.undrained:
-                _LEAKED.append((engine, self.keep))
-                warnings.warn(
-                    f"reads of {total} bytes cannot be waited for; their memory is never freed",
-                    CleanupWarning, stacklevel=2,
-                )  # fmt: skip
+
+    def leak(self) -> None:
+        """Keep for ever what reads or copies may still use."""
+        _LEAKED.append((self, self.reading.keep))
+        if self.reading.transfer is not None:
+            self.reading.transfer.abandon()
+
+    def outcome(self) -> LoadStats:
+        """What was done, or the error."""
+        engine, reading = self.engine, self.reading
+        if engine.undrained:
+            self.leak()
+            warnings.warn(
+                f"reads or copies of {reading.plan.nbytes} bytes cannot be waited for; "
+                "their memory is never freed",
+                CleanupWarning, stacklevel=4,
+            )  # fmt: skip
         if engine.failure is not None:
-            raise self._error(ops, engine.failure)
+            raise reading.error(self.ops, engine.failure, engine.device_fault)
+        io, reason = self.io, self.io_reason
         if engine.ring_errno:
             reason = f"io_uring: {os.strerror(engine.ring_errno)}"
-            if engine.without_ring == threads:
+            if engine.without_ring == self.threads:
                 io = "pread"
             else:
-                reason += f", for {engine.without_ring} of {threads} workers"
-        seconds = engine.seconds
+                reason += f", for {engine.without_ring} of {self.threads} workers"
+        seconds, threads = engine.seconds, self.threads
+        verified = int(self.plan.blocks["nbytes"].sum(dtype=np.int64)) if reading.verify else 0
         return LoadStats(
-            read_nbytes=total,
-            verified_nbytes=int(plan.blocks["nbytes"].sum(dtype=np.int64)) if self.verify else 0,
-            seconds=time.perf_counter() - began,
+            read_nbytes=reading.plan.nbytes,
+            verified_nbytes=verified,
+            seconds=time.perf_counter() - self.began,
             engine=io,
             engine_reason=reason,
             threads=threads,
-            depth=self.options.depth if io == "io_uring" else 1,
-            op_nbytes=self.options.op_nbytes,
-            files=files,
+            depth=self.depth,
+            op_nbytes=reading.options.op_nbytes,
+            files=self.files,
             disk_wait_seconds=seconds["disk_wait"] / threads,
             buffered_read_seconds=seconds["buffered_read"] / threads,
             checksum_seconds=seconds["checksum"] / threads,
+            device_wait_seconds=seconds["device_wait"] / threads,
             peak_pool_nbytes=engine.scratch_nbytes,
+            devices=(reading.device,),
         )
 
-    def _choose_reads(self) -> tuple[ReadPlan, npt.NDArray[np.bool_], dict[str, FileStrategy]]:
-        """The plan, cut where the way of reading changes within an op, and which ops go direct."""
-        plan, reasons = self.plan, {}
-        file_of_block = plan.ops["file"][plan.op_of_block]
-        by_block = np.zeros(len(plan.blocks), bool)
-        for number in np.unique(plan.ops["file"]).tolist():
-            by_block[file_of_block == number], reasons[number] = strategy.choose(
-                self.partitions[number], plan.ops[plan.ops["file"] == number], plan.blocks,
-                self.options,
-            )  # fmt: skip
-        changes = np.diff(by_block, prepend=by_block[:1])
-        if changes.any():
-            plan = plan.cut(changes)
-        direct = by_block[plan.ops["first_block"]]
-        files = {}
-        for number, reason in reasons.items():
-            mine = plan.ops["file"] == number
-            nbytes = plan.ops["nbytes"]
-            files[os.path.basename(self.partitions[number].path)] = FileStrategy(
-                direct_nbytes=int(nbytes[mine & direct].sum()),
-                buffered_nbytes=int(nbytes[mine & ~direct].sum()),
-                reason=reason,
-            )
-        return plan, direct, files
 
-    def _threads(self, io: str, n_direct: int, n_ops: int) -> int:
-        """As many as there are processors, up to four.
+def slots_of(depth: int) -> int:
+    """Slots that a worker can make use of: as many on their way to the device as being read."""
+    return 2 * depth + 2
 
-        Direct reads by pread are the exception: each holds its thread, so the queue is as deep as
-        there are threads.
-        """
-        if self.options.threads:
-            return min(self.options.threads, n_ops)
-        if io == "pread" and n_direct:
-            return min(MAX_THREADS, n_ops)
-        return min(MAX_THREADS, len(os.sched_getaffinity(0)), n_ops)
 
-    def _error(
-        self, ops: npt.NDArray[np.void], failure: tuple[str, int, int, int]
-    ) -> CkptError:
-        kind, op, code, block = failure
-        partition = self.partitions[int(ops[op]["file"])]
-        first = int(ops[op]["offset"])
-        span = f"bytes {first}..{first + int(ops[op]['nbytes'])}"
-        if kind == "read":
-            return FileError(
-                code, f"{span} cannot be read", partition.path,
-                hint="see the kernel's log (dmesg) for the device's error"
-                if code == errno.EIO else None,
-            )  # fmt: skip
-        if kind == "end":
-            return FormatError(
-                f"{partition.path}: the file ended while {span} were read; "
-                f"it had {partition.file_nbytes} bytes when it was opened",
-                hint="something cut the file short: copy it again",
-            )
-        return self.checksum_error(int(self.plan.block_ids[block]), code)
+def run(
+    reading: Reading,
+    progress: Progress | None = None,
+    meanwhile: Callable[[], None] | None = None,
+) -> LoadStats:
+    """Read everything, or raise; either way nothing is in flight afterwards.
 
-    def checksum_error(self, block_id: int, found: int) -> ChecksumError:
-        """The error for a block whose bytes gave the checksum `found`."""
-        tensor, partition, offset, nbytes = self.describe(block_id)
-        return ChecksumError(
-            f"{partition.path}: tensor {tensor!r}, bytes {offset}..{offset + nbytes} of the file: "
-            f"checksum {found:08x} is not the one stored",
-            tensor=tensor, partition=partition.path, offset=offset, nbytes=nbytes,
-            hint="the bytes on the disk are damaged: copy the file again or convert again; "
-            "ckptfmt verify lists all damage",
+    What need not wait for the bytes is done in `meanwhile`, while others read.
+    """
+    if not len(reading.plan.ops):
+        if meanwhile is not None:
+            meanwhile()
+        return LoadStats(engine="none: nothing to read")
+    return run_together([reading], progress, meanwhile)[0]
+
+
+def run_together(
+    readings: Sequence[Reading],
+    progress: Progress | None = None,
+    meanwhile: Callable[[], None] | None = None,
+) -> list[LoadStats]:
+    """Run several readings at the same time, each with threads of its own.
+
+    Returns
+    -------
+    list of LoadStats
+        One for each reading.
+
+    Raises
+    ------
+    CkptError
+        The first failure of any of them; all have stopped then.
+    """
+    running = [_Running(reading) for reading in readings]
+    total = sum(reading.plan.nbytes for reading in readings)
+    bodies = iter([one for one in running for _ in range(one.threads)])
+
+    def stop() -> None:
+        for one in running:
+            one.engine.stop()
+
+    def work() -> None:
+        one = next(bodies)
+        one.engine.work()
+        if one.engine.failure is not None:
+            stop()
+
+    def tick() -> None:
+        if progress is not None:
+            progress(sum(one.engine.done_nbytes for one in running), total)
+
+    try:
+        run_workers(
+            work, sum(one.threads for one in running), name="ckptfmt", stop=stop,
+            meanwhile=meanwhile, tick=tick if progress is not None else None,
         )  # fmt: skip
+    except BaseException:
+        for one in running:
+            if one.engine.undrained:
+                one.leak()
+        raise
+    for one in running:
+        if one.reading.trace is not None:
+            one.reading.trace.append(_traced(one))
+    # The one that failed first stopped the others, which then have nothing to tell.
+    running.sort(key=lambda one: one.engine.failure is None)
+    found = {id(one.reading): one.outcome() for one in running}
+    return [found[id(reading)] for reading in readings]
+
+
+def _traced(one: _Running) -> Trace:
+    from ckptfmt.trace import TRACE_DTYPE, Trace  # noqa: PLC0415
+
+    assert one.events is not None
+    return Trace(
+        device=one.reading.device,
+        events=one.events.view(TRACE_DTYPE)[: one.engine.n_events],
+        files=[p.path for p in one.reading.partitions],
+        ops=one.ops,
+    )
 
 
 #: Memory that a broken ring may still write to. A leak is better than a stray write.

@@ -152,6 +152,25 @@ class TargetExistsError(FileError, FileExistsError):
     """The target of a conversion is already there, or another conversion is writing it."""
 
 
+class DeviceError(CkptError, RuntimeError):
+    """An accelerator, its runtime or its library failed or is not there.
+
+    Attributes
+    ----------
+    call : str
+        The runtime's function that failed; empty if it did not come to a call.
+    code : int
+        What it returned.
+    """
+
+    def __init__(
+        self, message: str, *, call: str = "", code: int = 0, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.call = call
+        self.code = code
+
+
 class CleanupWarning(RuntimeWarning):
     """Something could not be released and may have leaked."""
 

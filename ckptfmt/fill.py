@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptfmt import dtypes, loading, streaming
+from ckptfmt import device_loading, dtypes, engine, loading, streaming
 from ckptfmt.errors import LoadMismatchError
 from ckptfmt.read_plan import plan_read
 from ckptfmt.stats import LoadStats
@@ -16,13 +16,15 @@ from ckptfmt.stats import LoadStats
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ckptfmt.checkpoint import Checkpoint
+    from ckptfmt.checkpoint_files import CheckpointFiles
     from ckptfmt.engine import Progress
     from ckptfmt.index import TensorEntry
     from ckptfmt.options import LoadOptions
 
 #: Read-ahead for tensors that cannot be read into.
 COPY_NBYTES = 256 << 20
+#: Of both ends of a copy to a device (CANN up to 8.5 demands it).
+COPY_ALIGNMENT = 64
 #: Names listed in a message before the rest is counted.
 LISTED = 8
 
@@ -37,6 +39,7 @@ class _Target:
     dense: bool
     shape: tuple[int, ...]
     dtype: str
+    device: str = "cpu"
 
 
 def _inspect(tensor: Any) -> _Target:
@@ -49,9 +52,13 @@ def _inspect(tensor: Any) -> _Target:
     if row.pack > 1 and shape:
         shape = (*shape[:-1], shape[-1] * row.pack)
     lazy = tensor.is_conj() or tensor.is_neg()  # its memory holds other values than it shows
-    dense = tensor.device.type == "cpu" and tensor.is_contiguous() and not lazy
+    device = str(tensor.device)
+    dense = tensor.device.type in ("cpu", "npu") and tensor.is_contiguous() and not lazy
+    if tensor.device.type == "npu" and tensor.data_ptr() % COPY_ALIGNMENT:
+        dense = False
     nbytes = tensor.numel() * tensor.element_size()
-    return _Target(tensor, tensor.data_ptr() if dense else 0, nbytes, dense, shape, row.name)
+    address = tensor.data_ptr() if dense else 0
+    return _Target(tensor, address, nbytes, dense, shape, row.name, device)
 
 
 def _unfillable(tensor: Any) -> str | None:
@@ -81,7 +88,7 @@ def _tensors_of(target: Any) -> Mapping[str, Any]:
 
 
 def fill(
-    checkpoint: Checkpoint,
+    files: CheckpointFiles,
     target: Any,
     *,
     strict: bool,
@@ -92,16 +99,20 @@ def fill(
     """Check everything, then read. See ``Checkpoint.load_into``."""
     given = _tensors_of(target)
     wrong = {name: why for name, t in given.items() if (why := _unfillable(t)) is not None}
-    refused = [f"{n}: {why}" for n, why in wrong.items() if strict or n in checkpoint.positions]
+    refused = [f"{n}: {why}" for n, why in wrong.items() if strict or n in files.positions]
     if refused:
         raise LoadMismatchError("; ".join(_listed("cannot be filled", refused)))
     targets = {name: _inspect(tensor) for name, tensor in given.items() if name not in wrong}
-    chosen = {name: p for name, p in checkpoint.positions.items() if name in targets}
-    _check(checkpoint, targets, chosen, strict)
-    chosen = _once_each(checkpoint, targets, chosen)
-    request = loading.Request(checkpoint, chosen, options, verify, "torch", progress)
+    chosen = {name: p for name, p in files.positions.items() if name in targets}
+    _check(files, targets, chosen, strict)
+    chosen = _once_each(files, targets, chosen)
+    request = loading.Request(files, chosen, options, verify, "torch", progress)
     dense = {name: p for name, p in chosen.items() if targets[name].dense}
-    stats = _read_dense(request, targets, dense)
+    here = {name: p for name, p in dense.items() if targets[name].device == "cpu"}
+    stats = _read_dense(request, targets, here)
+    if len(here) < len(dense):
+        there = {name: p for name, p in dense.items() if name not in here}
+        stats = stats.plus(_read_to_devices(request, targets, there))
     others = {name: p for name, p in chosen.items() if name not in dense}
     for framework in ("torch", "numpy"):
         mine = {
@@ -128,13 +139,45 @@ def _copy_all(
     return total
 
 
+def _read_to_devices(
+    request: loading.Request, targets: dict[str, _Target], dense: dict[str, int]
+) -> LoadStats:
+    """Copy straight into the targets' memory on their devices."""
+    devices = device_loading.Devices("")
+    extents = request.files.extents
+    destinations = []
+    for device, names in _batches_by_device(targets, dense):
+        base = {dense[name]: targets[name].address for name in names if targets[name].nbytes}
+        room = {dense[name]: targets[name].nbytes for name in names}
+        mine = extents.of_tensors(sorted(base))
+        addresses, rooms = device_loading.spread(extents, mine, base, room)
+        keep = [targets[name].tensor for name in names]
+        npu = devices.npu(device)
+        destinations.append(device_loading.Destination(npu, mine, addresses, rooms, keep))
+    stats = device_loading.read_to(request, destinations)
+    return replace(stats, device_start_seconds=devices.start_seconds)
+
+
+def _batches_by_device(
+    targets: dict[str, _Target], dense: dict[str, int]
+) -> list[tuple[str, list[str]]]:
+    """Names by device; a tensor wanted under several names is in several batches."""
+    batches: dict[tuple[str, int], list[str]] = {}
+    seen: dict[tuple[str, int], int] = {}
+    for name, position in dense.items():
+        device = targets[name].device
+        turn = seen[device, position] = seen.get((device, position), -1) + 1
+        batches.setdefault((device, turn), []).append(name)
+    return [(device, names) for (device, _), names in batches.items()]
+
+
 def _read_dense(
     request: loading.Request, targets: dict[str, _Target], dense: dict[str, int]
 ) -> LoadStats:
     """Read straight into the targets' memory; a tensor wanted under several names goes to each."""
-    extents = request.checkpoint.extents
+    extents = request.files.extents
     ids, addresses = [], []
-    first = np.searchsorted(extents.tensor, np.arange(len(request.checkpoint.index.tensors) + 1))
+    first = np.searchsorted(extents.tensor, np.arange(len(request.files.index.tensors) + 1))
     for name, position in sorted(dense.items(), key=lambda item: item[1]):
         address = targets[name].address
         for extent in range(int(first[position]), int(first[position + 1])):
@@ -143,14 +186,15 @@ def _read_dense(
             address += int(extents.nbytes[extent])
     chosen = np.array(ids, np.int64)
     plan = plan_read(
-        extents, chosen, np.array(addresses, np.int64), request.checkpoint.files.crcs,
+        extents, chosen, np.array(addresses, np.int64), request.files.crcs,
         op_nbytes=request.options.op_nbytes, room=extents.nbytes[chosen],
     )  # fmt: skip
     # Direct reads need memory that starts on a sector; the page cache copies to anywhere.
     aligned = bool(len(plan.ops)) and not (plan.ops["address"] % 4096).any()
     if not aligned and request.options.reads != "buffered":
         request = replace(request, options=replace(request.options, reads="buffered"))
-    return request.reading(plan, [targets[name].tensor for name in dense]).run(request.progress)
+    reading = request.reading(plan, [targets[name].tensor for name in dense])
+    return engine.run(reading, request.progress)
 
 
 def _copy(to: Any, tensor: Any) -> None:
@@ -163,28 +207,29 @@ def _copy(to: Any, tensor: Any) -> None:
 
 
 def _check(
-    checkpoint: Checkpoint, targets: dict[str, _Target], chosen: dict[str, int], strict: bool
+    files: CheckpointFiles, targets: dict[str, _Target], chosen: dict[str, int], strict: bool
 ) -> None:
     wrong = [
         f"{name}: {found} here, {wanted} to fill"
         for name, position in chosen.items()
-        for found, wanted in [_difference(checkpoint.index.tensors[position], targets[name])]
+        for found, wanted in [_difference(files.index.tensors[position], targets[name])]
         if found != wanted
     ]
     problems = _listed("different", wrong)
     if strict:
-        filled = {targets[name].address for name in chosen if targets[name].nbytes}
+        given = [targets[name] for name in chosen]
+        filled = {(t.device, t.address) for t in given if t.nbytes}
         missing = [
             name
             for name, t in targets.items()
-            if name not in chosen and not (t.dense and t.address in filled)
+            if name not in chosen and not (t.dense and (t.device, t.address) in filled)
         ]
-        unexpected = [name for name in checkpoint.positions if name not in targets]
+        unexpected = [name for name in files.positions if name not in targets]
         problems += _listed("missing in the checkpoint", missing)
         problems += _listed("not among the tensors to fill", unexpected)
     if problems:
         raise LoadMismatchError(
-            f"{checkpoint.path}: {'; '.join(problems)}",
+            f"{files.path}: {'; '.join(problems)}",
             hint=None if wrong else "strict=False fills what both have",
         )
 
@@ -201,21 +246,21 @@ def _listed(what: str, names: list[str]) -> list[str]:
 
 
 def _once_each(
-    checkpoint: Checkpoint, targets: dict[str, _Target], chosen: dict[str, int]
+    files: CheckpointFiles, targets: dict[str, _Target], chosen: dict[str, int]
 ) -> dict[str, int]:
     """Tensors tied in the target and stored apart: read one of them, if they are equal."""
-    by_memory: dict[int, str] = {}
+    by_memory: dict[tuple[str, int], str] = {}
     kept: dict[str, int] = {}
     for name, position in chosen.items():
         target = targets[name]
         other = name
         if target.dense and target.nbytes:
-            other = by_memory.setdefault(target.address, name)
+            other = by_memory.setdefault((target.device, target.address), name)
         if other == name:
             kept[name] = position
-        elif position != chosen[other] and checkpoint.crc32c(name) != checkpoint.crc32c(other):
+        elif position != chosen[other] and files.crc32c(position) != files.crc32c(chosen[other]):
             raise LoadMismatchError(
-                f"{checkpoint.path}: {other} and {name} share memory in the target, "
+                f"{files.path}: {other} and {name} share memory in the target, "
                 f"but the checkpoint holds different values for them"
             )
     return kept

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptfmt import layout, tensors
+from ckptfmt import engine, layout, tensors
 from ckptfmt._core import Memory, Region
-from ckptfmt.engine import Reading, Scan
-from ckptfmt.errors import OptionError, OutOfMemoryError
+from ckptfmt.errors import OutOfMemoryError
 from ckptfmt.read_plan import compact_addresses, plan_read
+from ckptfmt.reading import Reading, Scan
 from ckptfmt.stats import FileStrategy, LoadStats
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from ckptfmt.checkpoint import Checkpoint
+    from ckptfmt.checkpoint_files import CheckpointFiles
+    from ckptfmt.device_loading import Devices
     from ckptfmt.engine import Progress
     from ckptfmt.options import LoadOptions
     from ckptfmt.partitions import Partition
@@ -34,18 +35,21 @@ class Request:
 
     Attributes
     ----------
-    checkpoint : Checkpoint
-        Where from; its files are held open by the caller.
+    files : CheckpointFiles
+        Where from; held open by the caller.
     chosen : dict of str to int
         Names, and the position of the tensor each means.
+    devices : Devices, optional
+        Where to; the CPU if not given.
     """
 
-    checkpoint: Checkpoint
+    files: CheckpointFiles
     chosen: dict[str, int]
     options: LoadOptions
     verify: bool
     framework: str
     progress: Progress | None
+    devices: Devices | None = None
 
     @property
     def unique(self) -> list[int]:
@@ -55,27 +59,21 @@ class Request:
     def reading(self, plan: ReadPlan, keep: object = None, scan: Scan | None = None) -> Reading:
         """A plan of this request, ready to run."""
         return Reading(
-            plan, self.checkpoint.files.partitions, self.options, self.verify,
-            describer(self.checkpoint), keep, scan,
+            plan, self.files.partitions, self.options, self.verify,
+            describer(self.files), keep, scan,
         )  # fmt: skip
 
 
-def check_device(device: str) -> None:
-    """Refuse what would otherwise become the CPU unseen."""
-    if str(device) != "cpu":  # a torch.device will do
-        raise OptionError(f"device is {str(device)!r}; this version loads to 'cpu'")
-
-
-def describer(checkpoint: Checkpoint) -> Callable[[int], tuple[str, Partition, int, int]]:
+def describer(files: CheckpointFiles) -> Callable[[int], tuple[str, Partition, int, int]]:
     """A function from a block's number to what a person needs to know of it."""
 
     def describe(block: int) -> tuple[str, Partition, int, int]:
-        extents = checkpoint.extents
+        extents = files.extents
         i = int(np.searchsorted(extents.first_block, block, side="right")) - 1
         at = (block - int(extents.first_block[i])) * layout.BLOCK_NBYTES
         nbytes = min(layout.BLOCK_NBYTES, int(extents.nbytes[i]) - at)
-        name = checkpoint.index.tensors[int(extents.tensor[i])].name
-        partition = checkpoint.files.partitions[int(extents.partition[i])]
+        name = files.index.tensors[int(extents.tensor[i])].name
+        partition = files.partitions[int(extents.partition[i])]
         return name, partition, int(extents.offset[i]) + at, nbytes
 
     return describe
@@ -92,8 +90,8 @@ def _read_positions(
     meanwhile: Callable[[dict[int, Region | None]], None] = lambda regions: None,
 ) -> tuple[dict[int, Region | None], LoadStats]:
     """As `read_regions`; `meanwhile` is given the regions while they are being filled."""
-    checkpoint = request.checkpoint
-    extents = checkpoint.extents
+    files = request.files
+    extents = files.extents
     mine = extents.of_tensors(positions)
     regions: dict[int, Region | None] = dict.fromkeys(positions)
     if not len(mine):
@@ -103,11 +101,12 @@ def _read_positions(
     total = int(addresses[-1] + extents.span[mine[-1]])
     memory = allocate(total)
     plan = plan_read(
-        extents, mine, addresses + memory.address, checkpoint.files.crcs,
+        extents, mine, addresses + memory.address, files.crcs,
         op_nbytes=request.options.op_nbytes,
     )  # fmt: skip
     _cut_regions(regions, memory, extents.tensor[mine], addresses, extents.nbytes[mine], total)
-    stats = request.reading(plan, memory).run(request.progress, lambda: meanwhile(regions))
+    reading = request.reading(plan, memory)
+    stats = engine.run(reading, request.progress, lambda: meanwhile(regions))
     return regions, replace(stats, huge_pages=memory.huge_pages)
 
 
@@ -143,7 +142,7 @@ def allocate(nbytes: int) -> Memory:
 def assemble(request: Request, regions: dict[int, Region | None]) -> dict[str, Any]:
     """Tensors by name; tied names share memory."""
     make = tensors.maker(request.framework)
-    entries = request.checkpoint.index.tensors
+    entries = request.files.index.tensors
     made: dict[int, Any] = {}
     found: dict[str, Any] = {}
     for name, position in request.chosen.items():
@@ -156,7 +155,7 @@ def assemble(request: Request, regions: dict[int, Region | None]) -> dict[str, A
 
 def read_tensors(request: Request) -> tuple[dict[str, Any], LoadStats]:
     """Load by reading."""
-    entries = request.checkpoint.index.tensors
+    entries = request.files.index.tensors
     tensors.check_framework(request.framework, [entries[p] for p in request.unique])
     began = time.perf_counter()
     found: dict[str, Any] = {}
@@ -169,41 +168,41 @@ def read_tensors(request: Request) -> tuple[dict[str, Any], LoadStats]:
 
 def map_tensors(request: Request) -> tuple[dict[str, Any], LoadStats]:
     """Load by mapping; a tensor that spans partitions cannot be mapped in one piece and is read."""
-    checkpoint = request.checkpoint
-    entries = checkpoint.index.tensors
+    files = request.files
+    entries = files.index.tensors
     tensors.check_framework(request.framework, [entries[p] for p in request.unique])
     began = time.perf_counter()
     spanning = [p for p in request.unique if len(entries[p].extents) > 1]
     regions, stats = _read_positions(request, spanning)
-    files = dict(stats.files)
+    ways = dict(stats.files)
     maps: dict[int, Memory] = {}
     for position in request.unique:
         if len(entries[position].extents) != 1:
             regions.setdefault(position, None)
             continue
         extent = entries[position].extents[0]
-        partition = checkpoint.files.partitions[extent.partition]
+        partition = files.partitions[extent.partition]
         memory = maps.get(extent.partition)
         if memory is None:
             memory = maps[extent.partition] = Memory(partition.file_nbytes, fd=partition.fd)
-        span = layout.align_up(extent.nbytes, checkpoint.index.alignment)
+        span = layout.align_up(extent.nbytes, files.index.alignment)
         regions[position] = memory.region(extent.offset, extent.nbytes, span)
         name = os.path.basename(partition.path)
-        before = files.get(name, FileStrategy(reason="mapped"))
-        files[name] = replace(before, mapped_nbytes=before.mapped_nbytes + extent.nbytes)
+        before = ways.get(name, FileStrategy(reason="mapped"))
+        ways[name] = replace(before, mapped_nbytes=before.mapped_nbytes + extent.nbytes)
     if request.verify:
-        mapped = replace(stats, files=files)
+        mapped = replace(stats, files=ways)
         rest = replace(request, progress=_after(stats.read_nbytes, request.progress))
         stats = mapped.plus(
             verify_chosen(rest, [p for p in request.unique if p not in set(spanning)])
         )
-        files = dict(stats.files)
+        ways = dict(stats.files)
     found = assemble(request, regions)
     if request.progress is not None:
         request.progress(stats.read_nbytes, stats.read_nbytes)
-    engine = f"mmap, verified by {stats.engine}" if request.verify else "mmap"
+    ran = f"mmap, verified by {stats.engine}" if request.verify else "mmap"
     return found, replace(
-        stats, engine=engine, files=files, seconds=time.perf_counter() - began,
+        stats, engine=ran, files=ways, seconds=time.perf_counter() - began,
         staging="none: mapped",
     )  # fmt: skip
 
@@ -217,15 +216,15 @@ def _after(nbytes: int, progress: Progress | None) -> Progress | None:
 
 def verify_chosen(request: Request, positions: Sequence[int]) -> LoadStats:
     """Read some tensors only to compare their checksums, or raise for the first that differs."""
-    extents = request.checkpoint.extents
+    extents = request.files.extents
     mine = extents.of_tensors(positions)
     plan = plan_read(
-        extents, mine, compact_addresses(extents, mine), request.checkpoint.files.crcs,
+        extents, mine, compact_addresses(extents, mine), request.files.crcs,
         op_nbytes=request.options.op_nbytes,
     )  # fmt: skip
     scan = Scan.of(plan)
     reading = request.reading(plan, scan=scan)
-    stats = reading.run(request.progress)
+    stats = engine.run(reading, request.progress)
     wrong = np.flatnonzero(scan.found != plan.blocks["crc"])
     if len(wrong):
         first = int(wrong[0])

@@ -93,6 +93,12 @@ class LoadOptions:
     op_nbytes : int
         Bytes of one read; a multiple of 1 MiB, at most 7 MiB: with the block that may be added, a
         read in flight stays within 8 MiB.
+    npu_staging : str
+        How bytes reach an NPU: ``auto``, or one of ``A`` to ``E`` (docs/devices.md).
+    pool_nbytes : int
+        Host memory that reads on their way to a device may take, for each device.
+    sync_copy : bool
+        Copy to devices synchronously, one copy of a worker after the other.
     """
 
     io: Literal["auto", "io_uring", "pread"] = "auto"
@@ -100,6 +106,9 @@ class LoadOptions:
     threads: int = 0
     depth: int = 8
     op_nbytes: int = 4 << 20
+    npu_staging: Literal["auto", "A", "B", "C", "D", "E"] = "auto"
+    pool_nbytes: int = 256 << 20
+    sync_copy: bool = False
 
     def __post_init__(self) -> None:
         _one_of("io", self.io, ("auto", "io_uring", "pread"))
@@ -109,18 +118,21 @@ class LoadOptions:
         _in_range("op_nbytes", self.op_nbytes, layout.BLOCK_NBYTES, 7 * layout.BLOCK_NBYTES)
         if self.op_nbytes % layout.BLOCK_NBYTES:
             raise OptionError(f"op_nbytes is {self.op_nbytes}, expected a multiple of 1 MiB")
+        _one_of("npu_staging", self.npu_staging, ("auto", "A", "B", "C", "D", "E"))
+        _in_range("pool_nbytes", self.pool_nbytes, 16 << 20, 64 << 30)
+        _one_of("sync_copy", self.sync_copy, (False, True))
 
     @classmethod
     def from_environment(cls) -> LoadOptions:
         """The defaults, with what ``CKPTFMT_*`` variables say."""
-        given: dict[str, str | int] = {}
+        given: dict[str, str | int | bool] = {}
         for field in fields(cls):
             variable = f"CKPTFMT_{field.name.upper()}"
             text = os.environ.get(variable, "")
             if not text:
                 continue
             try:
-                given[field.name] = text if isinstance(field.default, str) else parse_nbytes(text)
+                given[field.name] = _parse(text, field.default)
             except OptionError as error:
                 raise OptionError(f"{variable}: {error}", hint=error.hint) from error
             try:
@@ -130,9 +142,20 @@ class LoadOptions:
         return cls(**cast("dict[str, int]", given))  # type: ignore[arg-type]
 
 
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def _parse(text: str, default: object) -> str | int | bool:
+    """A variable's text as a value of the default's kind."""
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        if text not in ("0", "1"):
+            raise OptionError(f"{text!r} is neither 0 nor 1")
+        return text == "1"
+    return parse_nbytes(text)
+
+
+def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
-        raise OptionError(f"{name} is {value!r}, expected one of {', '.join(allowed)}")
+        raise OptionError(f"{name} is {value!r}, expected one of {', '.join(map(str, allowed))}")
 
 
 def _in_range(name: str, value: int, low: int, high: int) -> None:

@@ -1,8 +1,4 @@
-"""The opened files of a checkpoint: its folder and every partition, checked and held.
-
-A folder that is replaced while it is open keeps serving its old bytes: everything is opened at
-once, relative to the folder, and never by path again.
-"""
+"""The files of a checkpoint, one by one: opened below its folder, read, and checked."""
 
 from __future__ import annotations
 
@@ -101,57 +97,6 @@ def open_file(file: str, flags: int, dir_fd: int, path: str) -> int:
     except OSError as error:
         hint = "raise the limit: ulimit -n" if error.errno == errno.EMFILE else None
         raise FileError(error.errno or errno.EIO, "cannot be opened", path, hint=hint) from error
-
-
-class CheckpointFiles:
-    """A checkpoint's folder, its index and its partitions, open and checked.
-
-    Attributes
-    ----------
-    path : str
-        As given.
-    dir_fd : int
-        The folder.
-    index : Index
-        Validated.
-    partitions : list of Partition
-        In order.
-    crcs : uint32 array
-        Checksums of all blocks, in table order over the partitions.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        self.dir_fd = open_folder(self.path)
-        self.partitions: list[Partition] = []
-        try:
-            data = read_index(self.dir_fd, self.path)
-            sums = read_small(self.dir_fd, self.path, layout.SUMS_FILE)
-            where = os.path.join(self.path, layout.INDEX_FILE)
-            check_index_sum(data, sums, where)
-            self.index: Index = index_module.decode(data, where)
-            self.crcs = self._open_partitions()
-        except BaseException:
-            self.close()
-            raise
-
-    def _open_partitions(self) -> npt.NDArray[np.uint32]:
-        import numpy as np  # noqa: PLC0415
-
-        tables = []
-        for number, entry in enumerate(self.index.partitions):
-            partition = Partition.open(self.dir_fd, self.path, entry.file)
-            self.partitions.append(partition)
-            tables.append(check_partition(partition, expected_header(self.index, number)))
-        return np.concatenate(tables) if tables else np.zeros(0, np.uint32)
-
-    def close(self) -> None:
-        """Close everything. Safe to call twice."""
-        for partition in self.partitions:
-            partition.close()
-        fd, self.dir_fd = self.dir_fd, -1
-        if fd >= 0:
-            os.close(fd)
 
 
 def read_small(dir_fd: int, folder: str, file: str) -> bytes:

@@ -51,6 +51,10 @@ class LoadStats:
         included; in checksums; waiting for the device (0 on a CPU).
     staging : str
         How bytes reach the device; on a CPU they are read to where they stay.
+    devices : tuple of str
+        Where the tensors are.
+    device_start_seconds : float
+        For bringing up the devices' runtime, before `seconds` begin.
     peak_pool_nbytes : int
         Most memory ever held beside the tensors.
     """
@@ -71,6 +75,8 @@ class LoadStats:
     checksum_seconds: float = 0.0
     device_wait_seconds: float = 0.0
     staging: str = "none: read in place"
+    devices: tuple[str, ...] = ("cpu",)
+    device_start_seconds: float = 0.0
     peak_pool_nbytes: int = 0
 
     def plus(self, more: LoadStats) -> LoadStats:
@@ -85,6 +91,19 @@ class LoadStats:
         sums = {key: getattr(self, key) + getattr(more, key) for key in _SUMS}
         peak = max(self.peak_pool_nbytes, more.peak_pool_nbytes)
         return replace(latter, **sums, files=files, peak_pool_nbytes=peak)
+
+    def beside(self, other: LoadStats) -> LoadStats:
+        """Of two readings that ran at the same time, to two devices: bytes add up, times do not."""
+        both = self.plus(other)
+        times = {key: max(getattr(self, key), getattr(other, key)) for key in _TIMES}
+        staging = self.staging
+        if other.staging != staging:
+            staging += f"; {other.staging}"
+        return replace(
+            both, **times, staging=staging, threads=self.threads + other.threads,
+            devices=(*self.devices, *other.devices),
+            peak_pool_nbytes=self.peak_pool_nbytes + other.peak_pool_nbytes,
+        )  # fmt: skip
 
     @property
     def gb_s(self) -> float:
@@ -113,6 +132,7 @@ _SUMS = (
     "nbytes", "read_nbytes", "verified_nbytes", "seconds", "disk_wait_seconds",
     "buffered_read_seconds", "checksum_seconds", "device_wait_seconds",
 )  # fmt: skip
+_TIMES = tuple(key for key in _SUMS if key.endswith("seconds"))
 _FILE_SUMS = ("direct_nbytes", "buffered_nbytes", "mapped_nbytes")
 
 _last = threading.local()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace as replace_entry
 
-from ckptfmt import layout, loading, tensors
+from ckptfmt import device_loading, layout, loading, tensors
 from ckptfmt.dtypes import DTYPES
 from ckptfmt.errors import OptionError
 from ckptfmt.stats import LoadStats
@@ -35,7 +35,7 @@ class _AbandonedError(Exception):
 
 def _batches(request: loading.Request, max_nbytes: int) -> Iterator[dict[str, int]]:
     """Cut the chosen names into batches: one is handed out while the next is read, half each."""
-    index = request.checkpoint.index
+    index = request.files.index
     batch: dict[str, int] = {}
     nbytes, last = 0, -1
     for name, position in request.chosen.items():
@@ -67,8 +67,10 @@ def stream_with_stats(
     """As `stream`; with the first tensor of each reading come its statistics."""
     if max_nbytes <= 0:
         raise OptionError(f"max_nbytes is {max_nbytes}, expected more than 0")
-    entries = request.checkpoint.index.tensors
+    entries = request.files.index.tensors
     tensors.check_framework(request.framework, [entries[p] for p in request.unique])
+    if request.devices is not None:
+        request.devices.place(request)  # here: torch's current stream is the calling thread's
     abandoned = threading.Event()
 
     def tick(done: int, total: int) -> None:
@@ -77,7 +79,10 @@ def stream_with_stats(
 
     def read(batch: dict[str, int]) -> tuple[list[tuple[str, Any]], LoadStats]:
         part = replace(request, chosen=batch, progress=tick)
-        found, stats = loading.read_tensors(part)
+        if request.devices is not None:
+            found, stats = device_loading.load(part, request.devices)
+        else:
+            found, stats = loading.read_tensors(part)
         return list(found.items()), stats
 
     batches = _batches(request, max_nbytes)
@@ -119,7 +124,7 @@ def load_cast(request: loading.Request, row: Dtype) -> tuple[dict[str, Any], Loa
     """Load and cast, so that no second copy of the model exists at any time."""
     began = time.perf_counter()
     progress, found = request.progress, {}
-    entries = request.checkpoint.index.tensors
+    entries = request.files.index.tensors
     total = sum(entries[p].nbytes for p in request.unique)
     done = 0
     empty = _cast_targets(request, row)
@@ -153,10 +158,10 @@ def _cast_targets(request: loading.Request, row: Dtype) -> dict[int, Any]:
     tensors.check_cast(request.framework, row)
     make = tensors.maker(request.framework)
     entries = {
-        position: replace_entry(request.checkpoint.index.tensors[position], dtype=row.name)
+        position: replace_entry(request.files.index.tensors[position], dtype=row.name)
         for position in request.unique
-        if DTYPES[request.checkpoint.index.tensors[position].dtype].is_float
-        and request.checkpoint.index.tensors[position].dtype != row.name
+        if DTYPES[request.files.index.tensors[position].dtype].is_float
+        and request.files.index.tensors[position].dtype != row.name
     }
     sizes = {position: row.nbytes(entry.shape) for position, entry in entries.items()}
     spans = {position: layout.align_up(nbytes, SPAN_NBYTES) for position, nbytes in sizes.items()}

@@ -57,6 +57,22 @@ def _torch_maker() -> Callable[[TensorEntry, Region | None], Any]:
     return make
 
 
+def device_maker(device: str) -> Callable[[TensorEntry, Any], Any]:
+    """A function that makes a tensor of bytes on a device; None stands for no bytes at all."""
+    torch = import_torch()
+
+    def make(entry: TensorEntry, data: Any) -> Any:
+        row = DTYPES[entry.dtype]
+        shape = entry.shape
+        if row.pack > 1:
+            shape = (*shape[:-1], shape[-1] // row.pack)
+        if data is None:
+            return torch.empty(shape, dtype=to_torch(row), device=device)
+        return data.view(to_torch(row)).view(shape)
+
+    return make
+
+
 def _numpy_maker() -> Callable[[TensorEntry, Region | None], Any]:
     import numpy as np  # noqa: PLC0415
 

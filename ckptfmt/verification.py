@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptfmt import comparison, layout
+from ckptfmt import comparison, engine, layout
 from ckptfmt import index as index_module
-from ckptfmt.engine import Reading, Scan
 from ckptfmt.errors import CkptError, FormatError, NotFoundError
 from ckptfmt.options import LoadOptions
 from ckptfmt.partitions import (
@@ -26,6 +25,7 @@ from ckptfmt.partitions import (
 )
 from ckptfmt.problems import Problem
 from ckptfmt.read_plan import Extents, compact_addresses, plan_read
+from ckptfmt.reading import Reading, Scan
 from ckptfmt.target import sums_line
 
 if TYPE_CHECKING:
@@ -202,7 +202,8 @@ class _Verification:
         )  # fmt: skip
         plan.ops["file"] = 0
         scan = Scan.of(plan)
-        Reading(plan, [partition], self.options, True, _nothing, None, scan).run(self._progress)
+        reading = Reading(plan, [partition], self.options, True, _nothing, None, scan)
+        engine.run(reading, self._progress)
         self.done += plan.nbytes
         file = os.path.basename(partition.path)
         for i in np.flatnonzero((scan.found != plan.blocks["crc"]) | (scan.dirty != 0)).tolist():

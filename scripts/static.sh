@@ -33,7 +33,10 @@ build_without_warnings() {
 
 mapfile -t cython < <(git ls-files '*.pyx' '*.pxd')
 mapfile -t shell < <(git ls-files '*.sh' .ci/run)
-native=(ckptfmt._core ckptfmt._native.checksum ckptfmt._native.files ckptfmt._native.memory)
+native=(
+    ckptfmt._core ckptfmt._native.acl_control ckptfmt._native.acl_symbols
+    ckptfmt._native.checksum ckptfmt._native.files ckptfmt._native.memory
+)
 
 check ruff check .
 check python -m mypy

@@ -7,7 +7,14 @@ from libc.string cimport memcmp
 from ckptfmt._native.atomic cimport fetch_add, load_flag
 from ckptfmt._native.checksum cimport crc32c_of
 from ckptfmt._native.io_pread cimport pread_retry
-from ckptfmt._native.run cimport CHECKSUM, FILE_ENDED, READ_FAILED, Block, ReadOp, Run, fail, now_ns
+from ckptfmt._native.run cimport (
+    CHECKSUM, FILE_ENDED, READING_BUFFERED, READ_FAILED, SUMMING, Block, ReadOp, Run, fail, note,
+    now_ns,
+)
+
+cdef extern from "<fcntl.h>" nogil:
+    int posix_fadvise(int fd, long long offset, long long nbytes, int advice)
+    int POSIX_FADV_DONTNEED
 
 cdef enum:
     STEP = 1 << 20            # buffered reads go in steps that stay in the cache for the checksum
@@ -17,13 +24,14 @@ cdef bint is_zero(const char *p, size_t nbytes) noexcept nogil:
     return nbytes == 0 or (p[0] == 0 and memcmp(p, p + 1, nbytes - 1) == 0)
 
 
-cdef int64_t check_blocks(Run *run, int64_t i, const char *base, int64_t block,
+cdef int64_t check_blocks(Run *run, int worker, int64_t i, const char *base, int64_t block,
                           size_t filled) noexcept nogil:
     """Verify the op's blocks that `filled` bytes complete; the first one left, or -1."""
     cdef const ReadOp *op = &run.ops[i]
     cdef const Block *b
     cdef uint32_t crc
     cdef size_t stop, end
+    cdef int64_t first = block
     cdef long long began = now_ns()
     while block < op.first_block + op.n_blocks:
         b = &run.blocks[block]
@@ -46,11 +54,17 @@ cdef int64_t check_blocks(Run *run, int64_t i, const char *base, int64_t block,
                 return -1
         block += 1
     fetch_add(&run.checksum_ns, now_ns() - began)
+    if block > first:
+        note(run, SUMMING, worker, i, run.blocks[block - 1].start + run.blocks[block - 1].nbytes
+             - run.blocks[first].start, began)
     return block
 
 
-cdef void read_buffered(Run *run, int64_t i, char *base, size_t filled) noexcept nogil:
-    """Read the rest of op `i` through the page cache; verify each step while it is in the CPU's."""
+cdef bint read_buffered(Run *run, int worker, int64_t i, char *base, size_t filled) noexcept nogil:
+    """Read the rest of op `i` through the page cache; verify each step while it is in the CPU's.
+
+    True if all of it is there and right.
+    """
     cdef const ReadOp *op = &run.ops[i]
     cdef int fd = run.buffered_fds[op.file]
     cdef int64_t block = op.first_block
@@ -59,21 +73,25 @@ cdef void read_buffered(Run *run, int64_t i, char *base, size_t filled) noexcept
     cdef long long began = now_ns()
     while True:
         if run.verify and filled != 0:
-            block = check_blocks(run, i, base, block, filled)
+            block = check_blocks(run, worker, i, base, block, filled)
             if block < 0:
-                return
+                return False
         if filled >= <size_t>op.nbytes:
             break
         if load_flag(&run.stop):
-            return
+            return False
         target = min(<size_t>op.nbytes - filled, <size_t>STEP)
         got = pread_retry(fd, base + filled, target, op.offset + <long long>filled)
         if got == 0:
             fail(run, FILE_ENDED, i, ENODATA, op.first_block)
-            return
+            return False
         if got < 0:
             fail(run, READ_FAILED, i, <int>-got, op.first_block)
-            return
+            return False
         filled += <size_t>got
+    if run.drop_behind:
+        posix_fadvise(fd, op.offset, op.nbytes, POSIX_FADV_DONTNEED)
     fetch_add(&run.buffered_ns, now_ns() - began)
     fetch_add(&run.done_nbytes, op.nbytes)
+    note(run, READING_BUFFERED, worker, i, op.nbytes, began)
+    return True

@@ -4,6 +4,7 @@ cdef class Memory:
     cdef size_t mapped_nbytes
     cdef readonly bint huge_pages
     cdef int _map_file(self, size_t nbytes, int fd) noexcept nogil
+    cdef int _map_hugetlb(self, size_t nbytes) noexcept nogil
     cdef int _map_anonymous(self, size_t nbytes) noexcept nogil
 
 cdef class Region:

@@ -13,6 +13,8 @@ class Memory:
     fd : int
         Map this file from its start on, private and writable: changes stay in memory. -1: memory
         of the system's own, zero.
+    hugetlb : bool
+        Try the huge pages that an administrator has set aside first.
 
     Raises
     ------
@@ -22,7 +24,7 @@ class Memory:
         The system refuses the mapping; the message says why.
     """
 
-    def __init__(self, nbytes: int, *, fd: int = -1) -> None: ...
+    def __init__(self, nbytes: int, *, fd: int = -1, hugetlb: bool = False) -> None: ...
     @property
     def nbytes(self) -> int:
         """Bytes that were asked for."""
@@ -32,6 +34,11 @@ class Memory:
     @property
     def huge_pages(self) -> bool:
         """Whether the system took the advice to use huge pages."""
+    def populate(self) -> bool:
+        """Have every page there now, and held; false if the system does not let it be held.
+
+        What was in the memory may be lost.
+        """
     def region(self, offset: int, nbytes: int, span: int) -> Region:
         """A part of the mapping that keeps it alive.
 

@@ -2,11 +2,12 @@
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
-from libc.errno cimport ENOMEM, errno
+from libc.errno cimport EINVAL, ENOMEM, errno
 from libc.stdint cimport uintptr_t
+from libc.string cimport memset
 from posix.mman cimport (
     MADV_DONTNEED, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE,
-    madvise, mmap, munmap,
+    madvise, mlock, mmap, munmap,
 )
 from posix.unistd cimport _SC_PAGESIZE, sysconf
 
@@ -14,28 +15,31 @@ import os
 
 cdef extern from "<sys/mman.h>" nogil:
     int MADV_HUGEPAGE
+    int MAP_HUGETLB
 
 cdef enum:
     HUGE = 2 << 20            # size of a huge page with 4 KiB base pages
+    MADV_POPULATE_WRITE = 23  # Linux 5.14
 
 cdef size_t PAGE = <size_t>sysconf(_SC_PAGESIZE)
 
 
 @cython.final
 cdef class Memory:
-    def __init__(self, nbytes, *, fd=-1):
+    def __init__(self, nbytes, *, fd=-1, hugetlb=False):
         cdef size_t c_nbytes = nbytes
         cdef int c_fd = fd
         cdef int code = 0
+        cdef bint c_hugetlb = hugetlb
         if self.base != NULL:
             raise RuntimeError("a Memory is mapped once")
         if c_nbytes == 0:
             raise ValueError("a mapping needs at least one byte")
         with nogil:
-            if c_fd < 0:
-                code = self._map_anonymous(c_nbytes)
-            else:
+            if c_fd >= 0:
                 code = self._map_file(c_nbytes, c_fd)
+            elif not c_hugetlb or self._map_hugetlb(c_nbytes) != 0:
+                code = self._map_anonymous(c_nbytes)
         if code != 0:
             raise MemoryError(f"cannot map {nbytes} bytes: {os.strerror(code)}")
 
@@ -49,6 +53,21 @@ cdef class Memory:
         self.base = <char *>base
         self.nbytes = nbytes
         self.mapped_nbytes = nbytes
+        return 0
+
+    cdef int _map_hugetlb(self, size_t nbytes) noexcept nogil:
+        """Pages that an administrator set aside; mapping reserves them, so touching cannot fail."""
+        cdef void *base
+        if nbytes % HUGE != 0:
+            return EINVAL
+        base = mmap(NULL, nbytes, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0)
+        if base == MAP_FAILED:
+            return errno
+        self.base = <char *>base
+        self.nbytes = nbytes
+        self.mapped_nbytes = nbytes
+        self.huge_pages = True
         return 0
 
     cdef int _map_anonymous(self, size_t nbytes) noexcept nogil:
@@ -74,6 +93,14 @@ cdef class Memory:
         if align == HUGE:
             self.huge_pages = madvise(self.base, used, MADV_HUGEPAGE) == 0
         return 0
+
+    def populate(self):
+        cdef int code
+        with nogil:
+            if madvise(self.base, self.mapped_nbytes, MADV_POPULATE_WRITE) != 0:
+                memset(self.base, 0, self.mapped_nbytes)
+            code = mlock(self.base, self.mapped_nbytes)
+        return code == 0
 
     @property
     def address(self):

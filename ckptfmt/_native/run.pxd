@@ -3,13 +3,24 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from ckptfmt._native.atomic cimport latch, set_flag
+from ckptfmt._native.atomic cimport fetch_add, latch, set_flag
+from ckptfmt._native.device cimport DeviceOps, Fault
 
 # How a failed op failed.
 cdef enum Kind:
     READ_FAILED = 1
     FILE_ENDED = 2
     CHECKSUM = 3
+    DEVICE = 4
+
+# What a worker was doing; trace.KINDS.
+cdef enum Doing:
+    READING = 0
+    READING_BUFFERED = 1
+    SUMMING = 2
+    COPYING = 3
+    AWAITING_DISK = 4
+    AWAITING_DEVICE = 5
 
 cdef packed struct ReadOp:    # read_plan.OP_DTYPE
     int64_t offset            # in the file, a multiple of SECTOR for direct reads
@@ -25,6 +36,20 @@ cdef packed struct Block:     # read_plan.BLOCK_DTYPE
     uint32_t nbytes
     uint32_t crc
 
+cdef packed struct Copy:      # device_plan.COPY_DTYPE
+    int64_t start             # from the op's first byte
+    int64_t nbytes
+    int64_t address           # on the device
+    int64_t room              # bytes that may be written there
+
+cdef packed struct Event:     # trace.TRACE_DTYPE
+    int64_t begin             # ns of the monotonic clock
+    int64_t end
+    int64_t op
+    int64_t nbytes
+    int32_t kind
+    int32_t worker
+
 cdef struct Run:              # no lock: constants, counters, a flag and a latch
     const ReadOp *ops
     const Block *blocks
@@ -33,16 +58,29 @@ cdef struct Run:              # no lock: constants, counters, a flag and a latch
     int64_t n_direct, n_ops
     uint32_t *found           # scan: the checksum of each block,
     unsigned char *dirty      # and whether other than zeros follow it
-    char *scratch
+    char *scratch             # scan: memory of the workers; device: the pool of slots
+    char *bounce              # device: where direct reads go if the pool cannot take them
     size_t slot_nbytes
-    unsigned depth
+    unsigned depth            # direct reads in flight for each worker
+    unsigned n_slots          # of each worker, `depth` or more
     bint verify
-    long long next_direct, next_buffered, next_scratch
-    long long done_nbytes, wait_ns, checksum_ns, buffered_ns
+    bint drop_behind          # leave nothing of what was read in the page cache
+    const DeviceOps *device   # NULL: bytes stay where they were read to
+    int device_number
+    void *after               # what copies wait for
+    bint copy_now             # one copy at a time, waited for
+    const Copy *copies        # of op i: from copy_begins[i] up to copy_begins[i + 1]
+    const int64_t *copy_begins
+    Event *events             # a trace, or NULL
+    int64_t n_events
+    long long next_event
+    long long next_direct, next_buffered, next_worker
+    long long done_nbytes, wait_ns, checksum_ns, buffered_ns, device_wait_ns, copy_ns
     int stop, failed
     int kind, code
     int64_t failed_op, failed_block
-    bint undrained
+    Fault fault               # of the device
+    bint undrained            # reads or copies are in flight that cannot be waited for
     int ring_errno            # why a worker had to do without its ring
     long long without_ring    # how many had to
 
@@ -53,6 +91,22 @@ cdef inline long long now_ns() noexcept nogil:
     return <long long>t.tv_sec * 1000000000 + t.tv_nsec
 
 
+cdef inline void note(Run *run, int kind, int worker, int64_t op, int64_t nbytes,
+                      long long begin) noexcept nogil:
+    """Trace what has just ended. Beyond the room for events nothing is written."""
+    cdef long long i
+    if run.events == NULL:
+        return
+    i = fetch_add(&run.next_event, 1)
+    if i < run.n_events:
+        run.events[i].begin = begin
+        run.events[i].end = now_ns()
+        run.events[i].op = op
+        run.events[i].nbytes = nbytes
+        run.events[i].kind = kind
+        run.events[i].worker = worker
+
+
 cdef inline void fail(Run *run, int kind, int64_t op, int code, int64_t block) noexcept nogil:
     """Latch the first failure and have every worker stop."""
     if latch(&run.failed):
@@ -60,4 +114,14 @@ cdef inline void fail(Run *run, int kind, int64_t op, int code, int64_t block) n
         run.code = code
         run.failed_op = op
         run.failed_block = block
+    set_flag(&run.stop)
+
+
+cdef inline void fail_device(Run *run, int64_t op, const Fault *fault) noexcept nogil:
+    """The same for the device's own words."""
+    if latch(&run.failed):
+        run.kind = DEVICE
+        run.fault = fault[0]
+        run.code = fault.code
+        run.failed_op = op
     set_flag(&run.stop)

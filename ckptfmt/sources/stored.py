@@ -75,7 +75,7 @@ class StoredSource:
             read_into(partition.fd, buffer, offset)
         except OSError as error:
             raise FileError(error.errno or 5, "cannot be read", partition.path) from error
-        extents = self.checkpoint.extents
+        extents = self.checkpoint.files.extents
         mine = extents.of_tensors([tensor])
         number = next(
             int(extents.first_block[i]) for i in mine if extents.partition[i] == extent.partition

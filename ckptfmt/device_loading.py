@@ -1,0 +1,280 @@
+"""Loads into device memory: torch allocates it, reads pass through a pool, copies fill it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ckptfmt import device_plan, engine, page_cache, placement, staging, tensors
+from ckptfmt.dtypes import DTYPES, to_torch
+from ckptfmt.errors import OptionError
+from ckptfmt.npu import Npu
+from ckptfmt.read_plan import plan_read
+from ckptfmt.reading import MAX_THREADS, Transfer
+from ckptfmt.stats import LoadStats
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from ckptfmt.dtypes import Dtype
+    from ckptfmt.loading import Request
+    from ckptfmt.reading import Reading
+    from ckptfmt.trace import Trace
+
+
+@dataclass(slots=True)
+class Destination:
+    """What goes to one device, and where.
+
+    Attributes
+    ----------
+    npu : Npu
+        The device.
+    extents : int64 array
+        Positions of the extents, ascending.
+    addresses, room : int64 arrays
+        For each of them where it goes, and how many bytes may be written there.
+    keep : object
+        The owners of that memory.
+    """
+
+    npu: Npu
+    extents: npt.NDArray[np.int64]
+    addresses: npt.NDArray[np.int64]
+    room: npt.NDArray[np.int64]
+    keep: object
+
+
+@dataclass(slots=True)
+class Devices:
+    """The devices of one load, brought up in the caller's thread.
+
+    Attributes
+    ----------
+    wanted : str or mapping
+        As the caller said.
+    no_split : sequence of str
+        For ``"auto"``: names of modules that stay on one device.
+    found : dict
+        By name.
+    traces : list or None
+        What the workers did, if it is to be known.
+    """
+
+    wanted: str | Mapping[str, str]
+    no_split: Sequence[str] = ()
+    found: dict[str, Npu] = field(default_factory=dict)
+    traces: list[Trace] | None = None
+    placed: dict[int, str] | None = None
+
+    def place(self, request: Request) -> dict[str, list[int]]:
+        """Positions by device, which are brought up.
+
+        The first request decides for all; later ones are parts of it.
+        """
+        if self.placed is None:
+            free = None
+            if self.wanted == "auto":
+                free = {npu.name: npu.memory()[0] for npu in self._all()}
+            self.placed = placement.place(
+                request.files.index, request.chosen, self.wanted, free=free,
+                no_split=self.no_split,
+            )  # fmt: skip
+        positions: dict[str, list[int]] = {}
+        for position in request.unique:
+            positions.setdefault(self.placed[position], []).append(position)
+        for name in positions:
+            self.npu(name)
+        return positions
+
+    def npu(self, name: str) -> Npu:
+        """One device, brought up at its first use."""
+        if not name.startswith("npu:"):
+            raise OptionError(f"device is {name!r}; this version loads to 'cpu' and 'npu:N'")
+        if name not in self.found:
+            self.found[name] = Npu(name)
+        return self.found[name]
+
+    def _all(self) -> list[Npu]:
+        first = self.npu("npu:0")
+        return [first, *(self.npu(f"npu:{i}") for i in range(1, first.count))]
+
+    @property
+    def start_seconds(self) -> float:
+        """For bringing them up."""
+        return sum(npu.start_seconds for npu in self.found.values())
+
+
+def load(request: Request, devices: Devices) -> tuple[dict[str, Any], LoadStats]:
+    """Load the chosen tensors to their devices.
+
+    Returns
+    -------
+    tensors : dict of str to Tensor
+        By name, in the order of `request`; ready for any operator. Tied names share memory.
+    stats : LoadStats
+        Of all devices together.
+    """
+    entries = request.files.index.tensors
+    if request.framework != "torch":
+        raise OptionError(f"framework is {request.framework!r}; devices hold torch tensors")
+    tensors.check_framework(request.framework, [entries[p] for p in request.unique])
+    places = devices.place(request)
+    npus = {name: devices.npu(name) for name in places}
+    began = time.perf_counter()
+    made: dict[int, Any] = {}
+    destinations = []
+    for name, positions in places.items():
+        destination, found = _allocate(request, npus[name], positions)
+        destinations.append(destination)
+        made.update(found)
+    stats = read_to(request, destinations, devices.traces)
+    given: set[int] = set()
+    result = {}
+    for name, position in request.chosen.items():
+        tensor = made[position]
+        result[name] = tensors.alias(tensor) if position in given else tensor
+        given.add(position)
+    seconds = time.perf_counter() - began
+    return result, replace(
+        stats, seconds=seconds, device_start_seconds=devices.start_seconds,
+        devices=tuple(places),
+    )  # fmt: skip
+
+
+def _allocate(
+    request: Request, npu: Npu, positions: list[int]
+) -> tuple[Destination, dict[int, Any]]:
+    """Memory for the tensors of one device, and the tensors in it."""
+    index, extents = request.files.index, request.files.extents
+    plan = device_plan.allocate_plan(index, positions)
+    memory = [npu.empty(nbytes) for nbytes in plan.allocations]
+    view = tensors.device_maker(npu.name)
+    made = {}
+    base: dict[int, int] = {}
+    room: dict[int, int] = {}
+    for position in positions:
+        entry = index.tensors[position]
+        nbytes = entry.nbytes
+        if nbytes == 0:
+            made[position] = view(entry, None)
+            continue
+        allocation, offset = plan.place[position]
+        owner = memory[allocation]
+        made[position] = view(entry, owner[offset : offset + nbytes])
+        base[position] = owner.data_ptr() + offset
+        room[position] = plan.allocations[allocation] - offset
+    mine = extents.of_tensors(positions)
+    addresses, rooms = spread(extents, mine, base, room)
+    return Destination(npu, mine, addresses, rooms, memory), made
+
+
+def spread(
+    extents: Any, mine: npt.NDArray[np.int64], base: Mapping[int, int], room: Mapping[int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Addresses of extents, those of one tensor one behind the other; the room from there on."""
+    owner = extents.tensor[mine]
+    before = np.cumsum(extents.nbytes[mine]) - extents.nbytes[mine]
+    first = np.flatnonzero(np.diff(owner, prepend=-1) != 0)
+    within = before - np.repeat(before[first], np.diff(first, append=len(mine)))
+    owners = owner.tolist()
+    return (
+        np.array([base[p] for p in owners], np.int64) + within,
+        np.array([room[p] for p in owners], np.int64) - within,
+    )
+
+
+def read_to(
+    request: Request, destinations: Sequence[Destination], traces: list[Trace] | None = None
+) -> LoadStats:
+    """Fill all destinations at the same time, in one pass over the files."""
+    destinations = [d for d in destinations if len(d.extents)]
+    if not destinations:
+        return LoadStats(engine="none: nothing to read")
+    with ExitStack() as held:
+        prepared = [_prepare(request, d, held, len(destinations)) for d in destinations]
+        for reading, _, _ in prepared:
+            reading.trace = traces
+        found = engine.run_together([r for r, _, _ in prepared], request.progress)
+    parts = [
+        replace(stats, staging=str(chosen), peak_pool_nbytes=nbytes, devices=(d.npu.name,))
+        for stats, d, (_, chosen, nbytes) in zip(found, destinations, prepared, strict=True)
+    ]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total.beside(part)
+    return total
+
+
+def _prepare(
+    request: Request, destination: Destination, held: ExitStack, devices: int
+) -> tuple[Reading, staging.Staging, int]:
+    """One device's reading with its staging; what it needs is released by `held`."""
+    npu = destination.npu
+    partitions = request.files.partitions
+    extents, mine = request.files.extents, destination.extents
+    crcs, options = request.files.crcs, request.options
+    direct = next((p for p in partitions if p.direct_fd >= 0), None)
+    chosen = staging.choose(npu, direct, options)
+    if chosen.letter == "E":
+        npu.wait_for_torch()  # the processor writes at once, whatever torch has queued before
+        plan = plan_read(
+            extents, mine, destination.addresses, crcs, op_nbytes=options.op_nbytes,
+            room=np.minimum(extents.span[mine], destination.room),
+        )  # fmt: skip
+        part = replace(request, options=replace(options, reads="buffered"))
+        reading = part.reading(plan, destination.keep)
+        reading.drop_behind = all(page_cache.is_cold(p.fd) for p in partitions)
+        reading.device = npu.name
+        return reading, chosen, 0
+    # Addresses that mirror the files: what lies together in a file is read together.
+    starts = np.cumsum([0, *(p.file_nbytes for p in partitions[:-1])], dtype=np.int64)
+    plan = plan_read(
+        extents, mine, starts[extents.partition[mine]] + extents.offset[mine], crcs,
+        op_nbytes=options.op_nbytes,
+    )  # fmt: skip
+    limit = staging.pool_nbytes(options, chosen, shared=npu.is_shared, devices=devices)
+    pool = held.enter_context(staging.Pool(npu, chosen.letter, min(limit, _useful(plan, options))))
+    after = held.enter_context(npu.ordered())
+    reading = request.reading(plan, (destination.keep, pool))
+    reading.device = npu.name
+    reading.transfer = Transfer(
+        device=npu.number,
+        copies=lambda final: device_plan.plan_copies(
+            final, extents, mine, destination.addresses, destination.room
+        ),
+        pool=pool.address, pool_nbytes=pool.nbytes, bounce=pool.bounce, after=after,
+        abandon=pool.abandon,
+        copy_now=options.sync_copy or chosen.letter == "D",
+    )  # fmt: skip
+    return reading, chosen, pool.host_nbytes
+
+
+def _useful(plan: Any, options: Any) -> int:
+    """A pool beyond this is never used: each worker has so many slots at most."""
+    largest = int(plan.ops["nbytes"].max()) + 4095
+    threads = options.threads or MAX_THREADS
+    return largest * min(len(plan.ops), threads * engine.slots_of(options.depth))
+
+
+def cast(found: dict[str, Any], row: Dtype, request: Request) -> dict[str, Any]:
+    """Cast floating tensors on their devices, one at a time; tied ones stay tied."""
+    torch_dtype = to_torch(row)
+    done: dict[int, Any] = {}
+    for name in list(found):
+        position = request.chosen[name]
+        entry = request.files.index.tensors[position]
+        stored = DTYPES[entry.dtype]
+        if not stored.is_float or stored.name == row.name:
+            continue
+        if position in done:
+            found[name] = tensors.alias(done[position])
+        else:
+            found[name] = done[position] = found[name].to(torch_dtype)
+    return found

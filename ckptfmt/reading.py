@@ -1,0 +1,192 @@
+"""A read plan with everything it needs to be carried out, and what its failures mean."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ckptfmt import strategy
+from ckptfmt.device_errors import device_error
+from ckptfmt.errors import ChecksumError, CkptError, FileError, FormatError
+from ckptfmt.stats import FileStrategy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy.typing as npt
+
+    from ckptfmt.options import LoadOptions
+    from ckptfmt.partitions import Partition
+    from ckptfmt.read_plan import ReadPlan
+    from ckptfmt.trace import Trace
+
+#: Reading threads at most; more only share the disk's and the memory's bandwidth.
+MAX_THREADS = 4
+
+
+@dataclass(slots=True)
+class Scan:
+    """What a scan found: for each block its checksum, and whether other than zeros follow it."""
+
+    found: npt.NDArray[np.uint32]
+    dirty: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, plan: ReadPlan) -> Scan:
+        """Room for a plan's blocks."""
+        return cls(np.zeros(len(plan.blocks), np.uint32), np.zeros(len(plan.blocks), np.uint8))
+
+
+@dataclass(slots=True)
+class Transfer:
+    """What follows the reads of a plan whose bytes go on to a device.
+
+    Attributes
+    ----------
+    device : int
+        The device's number.
+    copies : callable
+        Given the plan as it will be read, its copies (``device_plan.COPY_DTYPE``) and where those
+        of each op begin.
+    pool, bounce : int
+        Addresses of `pool_nbytes` that copies come from and, where direct reads cannot go there, of
+        as many that they go to; else 0.
+    after : int
+        The device's event that copies wait for.
+    copy_now : bool
+        Wait for each copy.
+    abandon : callable
+        Called if copies cannot be waited for: the pool must never be released then.
+    """
+
+    device: int
+    copies: Callable[[ReadPlan], tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]]
+    pool: int
+    pool_nbytes: int
+    after: int
+    abandon: Callable[[], None]
+    bounce: int = 0
+    copy_now: bool = False
+
+
+@dataclass(slots=True)
+class Reading:
+    """One plan with everything it needs to run.
+
+    Attributes
+    ----------
+    plan : ReadPlan
+        Its ``address`` column holds true addresses, unless `scan` or `transfer` is given.
+    partitions : sequence of Partition
+        The open files.
+    options : LoadOptions
+        How to read.
+    verify : bool
+        Compare checksums as bytes land.
+    describe : callable
+        Block number to (first tensor name, partition, offset, nbytes), for errors.
+    keep : object
+        The destination's owner. It is leaked if reads into it cannot be waited for.
+    scan : Scan or None
+        Read into scratch memory and collect checksums instead of landing bytes.
+    transfer : Transfer or None
+        Read into slots and copy from there to a device.
+    drop_behind : bool
+        Leave nothing in the page cache of what was read through it.
+    device : str
+        Where the bytes end up, for statistics and traces.
+    trace : list or None
+        One :class:`Trace` is added of what the workers did.
+    """
+
+    plan: ReadPlan
+    partitions: Sequence[Partition]
+    options: LoadOptions
+    verify: bool
+    describe: Callable[[int], tuple[str, Partition, int, int]]
+    keep: object = None
+    scan: Scan | None = None
+    transfer: Transfer | None = None
+    drop_behind: bool = False
+    device: str = "cpu"
+    trace: list[Trace] | None = None
+
+    def choose_reads(self) -> tuple[ReadPlan, npt.NDArray[np.bool_], dict[str, FileStrategy]]:
+        """The plan, cut where the way of reading changes within an op, and which ops go direct."""
+        plan, reasons = self.plan, {}
+        file_of_block = plan.ops["file"][plan.op_of_block]
+        by_block = np.zeros(len(plan.blocks), bool)
+        for number in np.unique(plan.ops["file"]).tolist():
+            by_block[file_of_block == number], reasons[number] = strategy.choose(
+                self.partitions[number], plan.ops[plan.ops["file"] == number], plan.blocks,
+                self.options,
+            )  # fmt: skip
+        changes = np.diff(by_block, prepend=by_block[:1])
+        if changes.any():
+            plan = plan.cut(changes)
+        direct = by_block[plan.ops["first_block"]]
+        files = {}
+        for number, reason in reasons.items():
+            mine = plan.ops["file"] == number
+            nbytes = plan.ops["nbytes"]
+            files[os.path.basename(self.partitions[number].path)] = FileStrategy(
+                direct_nbytes=int(nbytes[mine & direct].sum()),
+                buffered_nbytes=int(nbytes[mine & ~direct].sum()),
+                reason=reason,
+            )
+        return plan, direct, files
+
+    def threads(self, io: str, n_direct: int, n_ops: int) -> int:
+        """As many as there are processors, up to four.
+
+        Direct reads by pread are the exception: each holds its thread, so the queue is as deep as
+        there are threads.
+        """
+        if self.options.threads:
+            return min(self.options.threads, n_ops)
+        if self.transfer is not None and self.transfer.copy_now:
+            return min(MAX_THREADS, n_ops)  # each copy holds its thread
+        if io == "pread" and n_direct:
+            return min(MAX_THREADS, n_ops)
+        return min(MAX_THREADS, len(os.sched_getaffinity(0)), n_ops)
+
+    def error(
+        self,
+        ops: npt.NDArray[np.void],
+        failure: tuple[str, int, int, int],
+        device_fault: tuple[str, int, str],
+    ) -> CkptError:
+        kind, op, code, block = failure
+        if kind == "device":
+            return device_error(*device_fault)
+        partition = self.partitions[int(ops[op]["file"])]
+        first = int(ops[op]["offset"])
+        span = f"bytes {first}..{first + int(ops[op]['nbytes'])}"
+        if kind == "read":
+            return FileError(
+                code, f"{span} cannot be read", partition.path,
+                hint="see the kernel's log (dmesg) for the device's error"
+                if code == errno.EIO else None,
+            )  # fmt: skip
+        if kind == "end":
+            return FormatError(
+                f"{partition.path}: the file ended while {span} were read; "
+                f"it had {partition.file_nbytes} bytes when it was opened",
+                hint="something cut the file short: copy it again",
+            )
+        return self.checksum_error(int(self.plan.block_ids[block]), code)
+
+    def checksum_error(self, block_id: int, found: int) -> ChecksumError:
+        """The error for a block whose bytes gave the checksum `found`."""
+        tensor, partition, offset, nbytes = self.describe(block_id)
+        return ChecksumError(
+            f"{partition.path}: tensor {tensor!r}, bytes {offset}..{offset + nbytes} of the file: "
+            f"checksum {found:08x} is not the one stored",
+            tensor=tensor, partition=partition.path, offset=offset, nbytes=nbytes,
+            hint="the bytes on the disk are damaged: copy the file again or convert again; "
+            "ckptfmt verify lists all damage",
+        )  # fmt: skip
