@@ -35,6 +35,12 @@ def test_shares_go_by_free_memory() -> None:
     assert list(found.values()) == ["npu:0"] * 3 + ["npu:1"] * 9
 
 
+def test_a_device_ends_as_near_to_its_share_as_modules_allow() -> None:
+    free = {"npu:0": LARGE, "npu:1": LARGE, "npu:2": LARGE}
+    found = placed(model_of(layers(5)), "auto", free=free)
+    assert list(found.values()) == ["npu:0", "npu:0", "npu:1", "npu:2", "npu:2"]
+
+
 def test_layers_come_in_order_of_their_numbers_whatever_the_files() -> None:
     sizes = dict(sorted({**layers(12), "a.weight": MIB, "z.weight": MIB}.items()))
     assert list(sizes)[3] == "model.layers.10.mlp.weight"
@@ -85,6 +91,14 @@ def test_modules_with_tied_names_go_together() -> None:
     rest = placed(made, "auto", ["embed.weight", *layers(8), "head.bias"],
                   free={"npu:0": LARGE, "npu:1": LARGE})  # fmt: skip
     assert (rest["embed.weight"], rest["head.bias"]) == ("npu:0", "npu:1")
+
+
+@pytest.mark.parametrize("first", "abcdefgh")
+def test_modules_with_tied_names_stand_where_the_first_of_them_does(first: str) -> None:
+    sizes = {f"{first}.weight": 4096, **layers(8), "z.weight": 4096}
+    made = model_of(sizes, {"z.weight": [f"{first}.bias"]})
+    found = placed(made, "auto", free={"npu:0": LARGE, "npu:1": LARGE})
+    assert found[f"{first}.weight"] == found["z.weight"] == "npu:0"
 
 
 def test_a_long_chain_of_ties_is_one_unit() -> None:
