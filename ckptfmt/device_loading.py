@@ -157,6 +157,7 @@ def _allocate(
     memory = [npu.empty(nbytes) for nbytes in plan.allocations]
     view = tensors.device_maker(npu.name)
     made = {}
+    place = plan.place  # made at each call
     base: dict[int, int] = {}
     room: dict[int, int] = {}
     for position in positions:
@@ -165,7 +166,7 @@ def _allocate(
         if nbytes == 0:
             made[position] = view(entry, None)
             continue
-        allocation, offset = plan.place[position]
+        allocation, offset = place[position]
         owner = memory[allocation]
         made[position] = view(entry, owner[offset : offset + nbytes])
         base[position] = owner.data_ptr() + offset

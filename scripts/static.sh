@@ -40,7 +40,8 @@ native=(
 
 check ruff check .
 check python -m mypy
-check python -m mypy.stubtest "${native[@]}" --allowlist scripts/stubtest_allowlist.txt
+check python -m mypy.stubtest "${native[@]}" --allowlist scripts/stubtest_allowlist.txt \
+    --mypy-config-file pyproject.toml
 check cython-lint "${cython[@]}"
 # No syntax and no library call newer than Python 3.10; mypy's python_version says so of types.
 check vermin --target=3.10- --violations --no-tips --no-parse-comments \

@@ -55,7 +55,7 @@ cdef size_t at(void *field):
     return <size_t>(<char *>field - <char *>&acl)
 
 
-NAMES = [
+cdef list NAMES = [
     (b"aclInit", at(<void *>&acl.init), True),
     (b"aclGetRecentErrMsg", at(<void *>&acl.recent_message), True),
     (b"aclrtGetSocName", at(<void *>&acl.soc_name), True),

@@ -89,7 +89,7 @@ def test_reading_goes_on_only_as_far_as_allowed(
     real = loading.read_tensors
 
     def counting(request: loading.Request) -> object:
-        entries = request.checkpoint.index.tensors
+        entries = request.files.index.tensors
         ahead["nbytes"] += sum(entries[p].nbytes for p in set(request.chosen.values()))
         ahead["most"] = max(ahead["most"], ahead["nbytes"])
         return real(request)

@@ -48,7 +48,7 @@ def test_filters_that_leave_nothing(tmp_path: Path, source: Path) -> None:
 
 
 LOAD: dict[str, Row] = {
-    "device": ({"device": "npu:0"}, ["--device", "npu:0"], OptionError, "device is 'npu:0'"),
+    "device": ({"device": "gpu"}, ["--device", "gpu"], OptionError, "gpu"),
     "dtype": ({"dtype": "q4"}, ["--dtype", "q4"], UnsupportedDtypeError, "cannot cast to 'q4'"),
 }
 
