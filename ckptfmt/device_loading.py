@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from ckptfmt.dtypes import Dtype
     from ckptfmt.loading import Request
+    from ckptfmt.options import LoadOptions
+    from ckptfmt.read_plan import ReadPlan
     from ckptfmt.reading import Reading
     from ckptfmt.trace import Trace
 
@@ -240,8 +243,10 @@ def _prepare(
         extents, mine, starts[extents.partition[mine]] + extents.offset[mine], crcs,
         op_nbytes=options.op_nbytes,
     )  # fmt: skip
+    copy_now = options.sync_copy or chosen.letter == "D"
     limit = staging.pool_nbytes(options, chosen, shared=npu.is_shared, devices=devices)
-    pool = held.enter_context(staging.Pool(npu, chosen.letter, min(limit, _useful(plan, options))))
+    limit = min(limit, _useful(plan, options, copy_now))
+    pool = held.enter_context(staging.Pool(npu, chosen.letter, limit))
     after = held.enter_context(npu.ordered())
     reading = request.reading(plan, (destination.keep, pool))
     reading.device = npu.name
@@ -252,16 +257,19 @@ def _prepare(
         ),
         pool=pool.address, pool_nbytes=pool.nbytes, bounce=pool.bounce, after=after,
         abandon=pool.abandon,
-        copy_now=options.sync_copy or chosen.letter == "D",
+        copy_now=copy_now,
     )  # fmt: skip
     return reading, chosen, pool.host_nbytes
 
 
-def _useful(plan: Any, options: Any) -> int:
-    """A pool beyond this is never used: each worker has so many slots at most."""
+def _useful(plan: ReadPlan, options: LoadOptions, copy_now: bool) -> int:
+    """A pool beyond this is never used: there are so many threads, with so many slots, at most."""
     largest = int(plan.ops["nbytes"].max()) + 4095
-    threads = options.threads or MAX_THREADS
-    return largest * min(len(plan.ops), threads * engine.slots_of(options.depth))
+    ring = engine.choose_io(options)[0] == "io_uring"
+    few = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+    threads = options.threads or (few if ring and not copy_now else MAX_THREADS)
+    slots = threads * engine.slots_of(options.depth if ring else 1)
+    return largest * min(len(plan.ops), slots)
 
 
 def cast(found: dict[str, Any], row: Dtype, request: Request) -> dict[str, Any]:
