@@ -77,7 +77,10 @@ def settings_of(
 
 
 def environment(
-    version: str = "8.5.0", *, strict: bool = False, visible_devices: str | None = None,
+    version: str = "8.5.0",
+    *,
+    strict: bool = False,
+    visible_devices: str | None = None,
     **settings: str | float | Path,
 ) -> dict[str, str]:
     """The whole environment of a child that is to run on the simulator.

@@ -42,9 +42,7 @@ def simulate(_compiler: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         with monkeypatch.context() as patch:
             for name in [n for n in os.environ if n.startswith(("ACLSIM_", "ASCEND_RT_"))]:
                 patch.delenv(name)
-            found = settings_of(
-                visible_devices=visible_devices, **{"memory": "256M", **settings}
-            )
+            found = settings_of(visible_devices=visible_devices, **{"memory": "256M", **settings})
             for name, value in found.items():
                 patch.setenv(name, value)
             runtime = Runtime(path)

@@ -48,9 +48,7 @@ def raw_copies_are_seen_by_torch() -> None:
         tensor.zero_()
         torch.npu.synchronize()
         size = ctypes.c_size_t(n)
-        code = acl.aclrtMemcpyAsync(
-            ctypes.c_void_p(tensor.data_ptr()), size, host, size, 1, where
-        )
+        code = acl.aclrtMemcpyAsync(ctypes.c_void_p(tensor.data_ptr()), size, host, size, 1, where)
         assert code == 0
         assert acl.aclrtSynchronizeStream(where) == 0
         assert torch.equal(tensor.cpu(), expected)

@@ -97,8 +97,8 @@ def test_a_report_is_written_at_the_end(tmp_path: Path) -> None:
 
 def test_a_child_of_fork_writes_no_report(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    code = CHILD + "import os, sys\nif os.fork() == 0:\n    sys.exit()\nos.wait()\nruntime.malloc(7)"
-    child = run_child(code, **environment(report=report))
+    fork = "import os, sys\nif os.fork() == 0:\n    sys.exit()\nos.wait()\nruntime.malloc(7)"
+    child = run_child(CHILD + fork, **environment(report=report))
     assert child.stderr == ""
     assert len(json.loads(report.read_text())["live"]["device"]) == 2
 

@@ -156,7 +156,7 @@ def test_a_copy_from_unpinned_memory_waits(
 
 
 @pytest.mark.parametrize(
-    ("version", "settings"), [("8.5.0", {"unpinned": "corrupt"}), ("8.0.0", {"unpinned": "corrupt"})]
+    ("version", "settings"), [("8.5.0", {"unpinned": "corrupt"}), ("8.0.0", {})]
 )
 def test_or_brings_garbage(simulate: Simulate, version: str, settings: dict[str, Any]) -> None:
     runtime = simulate(version, **settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from tests.simulator.runtime import (
 )
 
 LATE = {"delay_us": 300_000}
-MADE = {
+MADE: dict[str, tuple[Any, ...]] = {
     "plain": ("aclrtCreateEvent",), "flag": ("aclrtCreateEventWithFlag", 0x9),
     "ex": ("aclrtCreateEventExWithFlag", 0x9),
 }  # fmt: skip

@@ -63,13 +63,15 @@ def test_bad_rules_change_nothing(simulate: Simulate, rules: str) -> None:
     ("name", "value"),
     [
         ("ACLSIM_FAIL", "aclrtMaloc:1=1"), ("ACLSIM_DEVICES", "many"), ("ACLSIM_DEVICES", "17"),
-        ("ACLSIM_MEMORY", "-1"), ("ACLSIM_MEMORY", "0"), ("ACLSIM_H2D", "fast"), ("ACLSIM_H2D", "1,"
-        "x"), ("ACLSIM_RUN_MODE", "xp"), ("ACLSIM_BACKING", "wood"), ("ACLSIM_ALIGNMENT", "63"),
-        ("ACLSIM_UNPINNED", "maybe"), ("ACLSIM_DEVISES", "1"), ("ACLSIM_TRACE", "/nowhere/at/all"),
+        ("ACLSIM_MEMORY", "-1"), ("ACLSIM_MEMORY", "0"), ("ACLSIM_H2D", "fast"),
+        ("ACLSIM_H2D", "1,x"), ("ACLSIM_RUN_MODE", "xp"), ("ACLSIM_BACKING", "wood"),
+        ("ACLSIM_ALIGNMENT", "63"), ("ACLSIM_UNPINNED", "maybe"), ("ACLSIM_DEVISES", "1"),
+        ("ACLSIM_TRACE", "/nowhere/at/all"),
     ],
 )  # fmt: skip
 def test_a_setting_that_is_not_understood_ends_the_process(name: str, value: str) -> None:
-    child = run_child("import ctypes; ctypes.CDLL('libascendcl.so')", **environment(), **{name: value})
+    code = "import ctypes; ctypes.CDLL('libascendcl.so')"
+    child = run_child(code, **environment(), **{name: value})
     assert child.returncode == -6
     assert f"aclsim: cannot understand {name}={value}\n" in child.stderr
 

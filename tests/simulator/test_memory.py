@@ -160,25 +160,34 @@ def test_what_device_memory_is_made_of(
     runtime.ok("aclrtFree", address)
 
 
+def resident() -> int:
+    """Bytes of device 0 that are there, where its memory is a memfd."""
+    rss, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ", 1)[0]:
+            inside = "/memfd:aclsim-device0" in line
+        elif inside and line.startswith("Rss:"):
+            rss += int(line.split()[1]) << 10
+    return rss
+
+
 def test_freed_memory_goes_back_to_the_system(simulate: Simulate) -> None:
-    runtime = simulate(backing="memfd")
-
-    def resident() -> int:
-        rss, inside = 0, False
-        for line in Path("/proc/self/smaps").read_text().splitlines():
-            if "-" in line.split(" ", 1)[0]:
-                inside = "/memfd:aclsim-device0" in line
-            elif inside and line.startswith("Rss:"):
-                rss += int(line.split()[1]) << 10
-        return rss
-
-    before = resident()
+    runtime, before = simulate(backing="memfd"), resident()
     address = runtime.malloc(32 * MiB)
     assert resident() == before, "memory is taken when it is written"
     runtime.write(address, b"z" * (32 * MiB))
     assert resident() >= before + 32 * MiB
     runtime.ok("aclrtFree", address)
     assert resident() == before
+
+
+def test_memory_can_be_there_from_the_start(simulate: Simulate) -> None:
+    before = resident()
+    runtime = simulate(backing="memfd", populate="32M")
+    there = resident()
+    assert there >= before + 32 * MiB
+    runtime.write(runtime.malloc(32 * MiB), b"z" * (32 * MiB))
+    assert resident() == there
 
 
 def test_reserved_addresses_have_memory_once_it_is_mapped(simulate: Simulate) -> None:

@@ -239,10 +239,10 @@ def test_functions_of_the_host_run_in_order(simulate: Simulate) -> None:
     host, device = runtime.malloc_host(64), runtime.malloc(64)
     put(host, b"h" * 64)
 
-    @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-    def look(data: int | None) -> None:
+    def see(data: int | None) -> None:
         seen.append((data, ctypes.string_at(host, 4), threading.current_thread().name))
 
+    look = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(see)
     runtime.ok("aclrtLaunchCallback", look, 1, 1, stream)
     runtime.write(device, b"i" * 64)
     assert runtime.copy_async(host, device, 64, D2H, stream) == 0

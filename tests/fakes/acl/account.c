@@ -66,12 +66,13 @@ static void add_devices(struct text *text)
         int contexts = device->primary.is_active;
         for (struct context *one; (one = handles_next(CONTEXT, &position));)
             contexts += one->device == device;
-        text_add(text,
-                 "%s{\"id\":%d,\"physical\":%d,\"memory\":%llu,\"used_nbytes\":%llu,\"peak_nbytes\":%llu,"
-                 "\"h2d_nbytes\":%llu,\"d2h_nbytes\":%llu,\"streams\":%d,\"events\":%d,\"contexts\":%d}",
-                 i ? "," : "", i, device->physical, number(device->memory), number(device->used),
-                 number(device->peak), number(device->link_nbytes[0]), number(device->link_nbytes[1]),
-                 device->streams, device->events, contexts);
+        text_add(
+            text,
+            "%s{\"id\":%d,\"physical\":%d,\"memory\":%llu,\"used_nbytes\":%llu,\"peak_nbytes\":%llu,"
+            "\"h2d_nbytes\":%llu,\"d2h_nbytes\":%llu,\"streams\":%d,\"events\":%d,\"contexts\":%d}",
+            i ? "," : "", i, device->physical, number(device->memory), number(device->used),
+            number(device->peak), number(device->link_nbytes[0]), number(device->link_nbytes[1]),
+            device->streams, device->events, contexts);
     }
     text_add(text, "]");
 }
@@ -84,8 +85,8 @@ static void add_ranges(struct text *text, const struct list *list, enum range_ki
         if (range->kind != kind || *n == LISTED_AT_MOST)
             continue;
         text_add(text, "%s{\"address\":%llu,\"nbytes\":%llu,\"device\":%d,\"serial\":%llu,\"call\":",
-                 (*n)++ ? "," : "", number((uintptr_t)range->start), number(range->nbytes), range->device,
-                 number(range->serial));
+                 (*n)++ ? "," : "", number((uintptr_t)range->start), number(range->nbytes),
+                 range->device, number(range->serial));
         text_quoted(text, range->call);
         text_add(text, "}");
     }
@@ -119,8 +120,8 @@ static void add_handle(struct text *text, void *handle, enum handle_kind kind)
         text_add(text, "{\"device\":%d,\"call\":\"%s\"}", context->device->id, context->call);
     } else {
         const struct physical *physical = handle;
-        text_add(text, "{\"device\":%d,\"nbytes\":%zu,\"call\":\"aclrtMallocPhysical\"}", physical->device,
-                 physical->nbytes);
+        text_add(text, "{\"device\":%d,\"nbytes\":%zu,\"call\":\"aclrtMallocPhysical\"}",
+                 physical->device, physical->nbytes);
     }
 }
 
@@ -170,14 +171,16 @@ static void add_account(struct text *text)
     add_live_handles(text, "streams", STREAM, ",");
     add_live_handles(text, "events", EVENT, ",");
     add_live_handles(text, "contexts", CONTEXT, "},");
-    text_add(text,
-             "\"h2d_nbytes\":%llu,\"d2h_nbytes\":%llu,\"d2d_nbytes\":%llu,\"h2h_nbytes\":%llu,"
-             "\"async_copies\":%llu,\"sync_copies\":%llu,\"pageable_copies\":%llu,\"corrupted_copies\":%llu,"
-             "\"operators\":%llu,\"injected\":%llu,\"wrong_thread_calls\":%llu,\"violation_count\":%llu,",
-             number(counters.nbytes[H2D]), number(counters.nbytes[D2H]), number(counters.nbytes[D2D]),
-             number(counters.nbytes[H2H]), number(counters.async_copies), number(counters.sync_copies),
-             number(counters.pageable_copies), number(counters.corrupted_copies), number(counters.operators),
-             number(atomic_load(&injected)), number(atomic_load(&wrong_threads)), number(counters.violations));
+    text_add(
+        text,
+        "\"h2d_nbytes\":%llu,\"d2h_nbytes\":%llu,\"d2d_nbytes\":%llu,\"h2h_nbytes\":%llu,"
+        "\"async_copies\":%llu,\"sync_copies\":%llu,\"pageable_copies\":%llu,\"corrupted_copies\":%llu,"
+        "\"operators\":%llu,\"injected\":%llu,\"wrong_thread_calls\":%llu,\"violation_count\":%llu,",
+        number(counters.nbytes[H2D]), number(counters.nbytes[D2H]), number(counters.nbytes[D2D]),
+        number(counters.nbytes[H2H]), number(counters.async_copies), number(counters.sync_copies),
+        number(counters.pageable_copies), number(counters.corrupted_copies), number(counters.operators),
+        number(atomic_load(&injected)), number(atomic_load(&wrong_threads)),
+        number(counters.violations));
     text_add(text, "\"violations\":[");
     for (uint64_t i = 0; i < counters.violations && i < KEPT; i++) {
         text_add(text, "%s", i ? "," : "");

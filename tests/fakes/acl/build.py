@@ -21,39 +21,46 @@ HERE = Path(__file__).resolve().parent
 #: The versions that are tested; others can be built as well.
 VERSIONS = ("7.0.0", "8.0.0", "8.1.RC1", "8.3.RC1", "8.5.0", "9.1.0")
 
+_NEW = {
+    "8.0.0": """
+        aclGetDeviceCapability aclrtCreateEventExWithFlag aclrtGetLastError aclrtPeekAtLastError
+    """,
+    "8.1.RC1": """
+        aclrtDeviceGetBareTgid aclrtHostRegister aclrtHostUnregister aclrtMallocHostWithCfg
+        aclrtMemExportToShareableHandle aclrtMemGetAllocationGranularity
+        aclrtMemImportFromShareableHandle aclrtMemSetPidToShareableHandle
+        aclrtMemcpyAsyncWithCondition aclrtPointerGetAttributes aclrtQueryDeviceStatus
+        aclrtSynchronizeEventWithTimeout aclsysGetCANNVersion
+    """,
+    "8.3.RC1": "aclrtMemcpyBatch aclrtMemcpyBatchAsync",
+    "8.5.0": """
+        aclFinalizeReference aclrtGetDeviceInfo aclrtGetPrimaryCtxState aclrtHostGetDevicePointer
+        aclrtHostRegisterV2 aclrtIpcMemClose aclrtIpcMemGetExportKey aclrtIpcMemImportByKey
+        aclrtIpcMemSetImportPid aclsysGetVersionNum aclsysGetVersionStr
+    """,
+    "9.1.0": "aclrtMemcpyBatchAsyncV2 aclrtMemcpyBatchV2",
+}
+
 #: The first version that has a function. Those not listed are in all, or nothing is known of them.
-FIRST = {
-    name: version
-    for version, names in {
-        "8.0.0": "aclGetDeviceCapability aclrtCreateEventExWithFlag aclrtGetLastError aclrtPeekAtLastError",
-        "8.1.RC1": "aclrtDeviceGetBareTgid aclrtHostRegister aclrtHostUnregister aclrtMallocHostWithCfg"
-        " aclrtMemExportToShareableHandle aclrtMemGetAllocationGranularity"
-        " aclrtMemImportFromShareableHandle aclrtMemSetPidToShareableHandle"
-        " aclrtMemcpyAsyncWithCondition aclrtPointerGetAttributes aclrtQueryDeviceStatus"
-        " aclrtSynchronizeEventWithTimeout aclsysGetCANNVersion",
-        "8.3.RC1": "aclrtMemcpyBatch aclrtMemcpyBatchAsync",
-        "8.5.0": "aclFinalizeReference aclrtGetDeviceInfo aclrtGetPrimaryCtxState"
-        " aclrtHostGetDevicePointer aclrtHostRegisterV2 aclrtIpcMemClose aclrtIpcMemGetExportKey"
-        " aclrtIpcMemImportByKey aclrtIpcMemSetImportPid aclsysGetVersionNum aclsysGetVersionStr",
-        "9.1.0": "aclrtMemcpyBatchAsyncV2 aclrtMemcpyBatchV2",
-    }.items()
-    for name in names.split()
-}  # fmt: skip
+FIRST = {name: version for version, names in _NEW.items() for name in names.split()}
 
 #: Of these, what torch_npu 2.13.0 links against: without them it cannot be imported. They stay
 #: visible in older versions unless the build is strict.
 NEEDED_BY_TORCH_NPU = frozenset(
-    "aclGetDeviceCapability aclrtCreateEventExWithFlag aclrtDeviceGetBareTgid"
-    " aclrtMemExportToShareableHandle aclrtMemImportFromShareableHandle"
-    " aclrtMemSetPidToShareableHandle".split()
-)
+    {
+        "aclGetDeviceCapability", "aclrtCreateEventExWithFlag", "aclrtDeviceGetBareTgid",
+        "aclrtMemExportToShareableHandle", "aclrtMemImportFromShareableHandle",
+        "aclrtMemSetPidToShareableHandle",
+    }
+)  # fmt: skip
 
-#: Libraries that torch_npu asks for and whose functions it looks up: empty, they lead to libascendcl.
+#: Libraries that torch_npu asks for: empty, they lead to libascendcl, where it finds its functions.
 COMPANIONS = ("acl_op_compiler", "acl_tdt_channel", "ge_runner", "graph", "hccl")
 
 CFLAGS = (
-    "-std=gnu11 -O2 -g -fPIC -pthread -fvisibility=hidden -Wall -Wextra -Werror -Wmissing-prototypes"
-).split()
+    "-std=gnu11", "-O2", "-g", "-fPIC", "-pthread", "-fvisibility=hidden", "-Wall", "-Wextra",
+    "-Werror", "-Wmissing-prototypes",
+)  # fmt: skip
 
 
 class BuildError(RuntimeError):
@@ -112,7 +119,11 @@ def compile_objects(folder: Path, flags: tuple[str, ...] = ()) -> list[Path]:
 
 
 def link(
-    objects: list[Path], folder: Path, version: str, *, strict: bool = False,
+    objects: list[Path],
+    folder: Path,
+    version: str,
+    *,
+    strict: bool = False,
     flags: tuple[str, ...] = (),
 ) -> None:
     """Link the libraries of one version into `folder`."""

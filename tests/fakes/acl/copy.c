@@ -37,8 +37,8 @@ int move_find(struct call *call, struct move *move, const struct request *reques
     if (!request->dst || !request->src)
         return refuse(call, INVALID_PARAM, "%s: an address is NULL", name);
     if (request->nbytes > request->room)
-        return refuse(call, RT_PARAM_INVALID, "%s: %zu bytes do not fit the %zu of the destination", name,
-                      request->nbytes, request->room);
+        return refuse(call, RT_PARAM_INVALID, "%s: %zu bytes do not fit the %zu of the destination",
+                      name, request->nbytes, request->room);
     if (request->kind < 0 || request->kind > last_kind)
         return refuse(call, RT_PARAM_INVALID, "%s: there is no kind %d in CANN %s", name, request->kind,
                       cann_version);
@@ -51,8 +51,9 @@ int move_find(struct call *call, struct move *move, const struct request *reques
     move->link = move->dst.device ? move->dst.device : move->src.device;
     /* In RC mode all memory is the device's, and the kind does not matter. */
     if (!settings.is_rc && !kind_fits(request->kind, move))
-        return refuse(call, RT_INVALID_MEMORY_TYPE, "%s: kind %d, but the source is %s and the destination %s",
-                      name, request->kind, move->src.device ? "device memory" : "host memory",
+        return refuse(call, RT_INVALID_MEMORY_TYPE,
+                      "%s: kind %d, but the source is %s and the destination %s", name, request->kind,
+                      move->src.device ? "device memory" : "host memory",
                       move->dst.device ? "device memory" : "host memory");
     return 0;
 }
@@ -124,8 +125,9 @@ static int check_async(struct call *call, const struct move *move, const struct 
     uintptr_t ends = (uintptr_t)move->dst.at | (uintptr_t)move->src.at;
     const struct device *dst = move->dst.device, *src = move->src.device, *here = stream->device;
     if (settings.alignment && ends % (uintptr_t)settings.alignment)
-        return refuse(call, RT_ADDR_UNALIGNED, "%s: addresses %p and %p have to be multiples of %d in CANN %s",
-                      name, (void *)move->dst.at, (void *)move->src.at, settings.alignment, cann_version);
+        return refuse(call, RT_ADDR_UNALIGNED,
+                      "%s: addresses %p and %p have to be multiples of %d in CANN %s", name,
+                      (void *)move->dst.at, (void *)move->src.at, settings.alignment, cann_version);
     if (settings.is_rc)
         return 0;
     if (move->direction == H2H)
@@ -133,8 +135,8 @@ static int check_async(struct call *call, const struct move *move, const struct 
     if (dst && src && dst != src) {
         const struct device *other = dst == here ? src : dst;
         if (!(here->peers & 1U << other->id) || (dst != here && src != here))
-            return refuse(call, RT_PARAM_INVALID, "%s: device %d has no access to device %d", name, here->id,
-                          other->id);
+            return refuse(call, RT_PARAM_INVALID, "%s: device %d has no access to device %d", name,
+                          here->id, other->id);
     } else if (move->link != here) {
         return refuse(call, RT_STREAM_CONTEXT, "%s: memory of device %d, a stream of device %d", name,
                       move->link->id, here->id);
@@ -148,7 +150,8 @@ static int is_unpinned(const struct move *move)
     return !settings.is_rc && move->direction <= D2H && !side_is_pinned(host);
 }
 
-int copy_async(struct call *call, const struct request *request, aclrtStream handle, int waits_if_unpinned)
+int copy_async(struct call *call, const struct request *request, aclrtStream handle,
+               int waits_if_unpinned)
 {
     struct move move;
     {
@@ -177,12 +180,14 @@ int copy_async(struct call *call, const struct request *request, aclrtStream han
             copy->move = move;
             if (stream_submit(stream, &copy->task) == 0)
                 return 0;
-            return refuse(call, RT_NO_STREAM_RESOURCE, "%s: no thread for the stream", call->function->name);
+            return refuse(call, RT_NO_STREAM_RESOURCE, "%s: no thread for the stream",
+                          call->function->name);
         }
         /* The call waits for the stream, and then for the copy. */
         code = stream_settle(call, stream, -1);
         if (code == 0 && call->later)
-            code = refuse(call, call->later, "%s: injected failure %d", call->function->name, call->later);
+            code = refuse(call, call->later, "%s: injected failure %d", call->function->name,
+                          call->later);
         if (code) {
             move_release(&move);
             return code;

@@ -10,6 +10,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 #ifndef SYS_memfd_secret
 #define SYS_memfd_secret 447
 #endif
@@ -112,6 +115,10 @@ int device_open(struct device *device)
     device->next = aligned + huge;
     device->extent = extent;
     device->distance = aligned_bytes - aligned;
+    if (settings.populate)
+        madvise(aligned_bytes + huge,
+                settings.populate < extent - huge ? settings.populate : extent - huge,
+                MADV_POPULATE_WRITE);
     return 0;
 }
 

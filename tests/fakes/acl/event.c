@@ -11,8 +11,8 @@
 struct mark {
     int refs;
     int is_done, code;
-    int waits;              /* streams that have yet to pass it */
-    uint64_t ns, clock;     /* when it was done; when, by the links */
+    int waits;          /* streams that have yet to pass it */
+    uint64_t ns, clock; /* when it was done; when, by the links */
     char text[160];
 };
 
@@ -37,8 +37,8 @@ static aclError create(struct call *call, aclrtEvent *out, uint32_t flags, int i
     if (!context)
         return refuse(call, RT_CONTEXT_NULL, "%s: " NO_CONTEXT, name);
     if (context->device->events == MAX_EVENTS)
-        return refuse(call, RT_NO_EVENT_RESOURCE, "%s: device %d has %d events, and can have no more", name,
-                      context->device->id, MAX_EVENTS);
+        return refuse(call, RT_NO_EVENT_RESOURCE, "%s: device %d has %d events, and can have no more",
+                      name, context->device->id, MAX_EVENTS);
     struct event *event = calloc(1, sizeof *event);
     if (!event)
         abort();
@@ -89,7 +89,8 @@ aclError aclrtDestroyEvent(aclrtEvent handle)
     GUARD();
     struct event *event = handle;
     if (!handles_have(handle, EVENT))
-        return refuse(call, RT_INVALID_HANDLE, "aclrtDestroyEvent: %p is not an event, or not any more", handle);
+        return refuse(call, RT_INVALID_HANDLE, "aclrtDestroyEvent: %p is not an event, or not any more",
+                      handle);
     handles_remove(event);
     devices[event->device].events--;
     mark_release(event->mark);
@@ -151,8 +152,8 @@ aclError aclrtRecordEvent(aclrtEvent handle, aclrtStream stream_handle)
         return code;
     if (event->context != stream->context)
         return refuse(call, RT_STREAM_CONTEXT,
-                      "aclrtRecordEvent: an event of device %d cannot be recorded on device %d", event->device,
-                      stream->device->id);
+                      "aclrtRecordEvent: an event of device %d cannot be recorded on device %d",
+                      event->device, stream->device->id);
     struct mark *mark = calloc(1, sizeof *mark);
     if (!mark)
         abort();
@@ -173,11 +174,13 @@ aclError aclrtStreamWaitEvent(aclrtStream stream_handle, aclrtEvent handle)
     if (!stream)
         return code;
     if (!(event->flags & EVENT_SYNC))
-        return refuse(call, RT_PARAM_INVALID, "aclrtStreamWaitEvent: the event was made without ACL_EVENT_SYNC");
+        return refuse(call, RT_PARAM_INVALID,
+                      "aclrtStreamWaitEvent: the event was made without ACL_EVENT_SYNC");
     if (event->device != stream->device->id && !(stream->device->peers & 1U << event->device))
-        return refuse(call, RT_STREAM_CONTEXT,
-                      "aclrtStreamWaitEvent: a stream of device %d cannot wait for an event of device %d",
-                      stream->device->id, event->device);
+        return refuse(
+            call, RT_STREAM_CONTEXT,
+            "aclrtStreamWaitEvent: a stream of device %d cannot wait for an event of device %d",
+            stream->device->id, event->device);
     if (event->mark && !event->mark->is_done)
         code = queue(call, stream, event->mark, 1);
     return code ? code : done(call);
@@ -193,7 +196,8 @@ aclError aclrtResetEvent(aclrtEvent handle, aclrtStream stream_handle)
     if (!stream)
         return code;
     if (event->is_ex)
-        return refuse(call, RT_PARAM_INVALID, "aclrtResetEvent: not of an event of aclrtCreateEventExWithFlag");
+        return refuse(call, RT_PARAM_INVALID,
+                      "aclrtResetEvent: not of an event of aclrtCreateEventExWithFlag");
     mark_release(event->mark);
     event->mark = NULL;
     return done(call);
@@ -234,7 +238,8 @@ aclError aclrtQueryEvent(aclrtEvent handle, int *status)
     if (code)
         return code;
     if (((struct event *)handle)->is_ex)
-        return refuse(call, RT_PARAM_INVALID, "aclrtQueryEvent: not of an event of aclrtCreateEventExWithFlag");
+        return refuse(call, RT_PARAM_INVALID,
+                      "aclrtQueryEvent: not of an event of aclrtCreateEventExWithFlag");
     *status = !is_done;
     return done(call);
 }
@@ -269,7 +274,8 @@ static aclError synchronize(struct call *call, aclrtEvent handle, int32_t timeou
     while (!mark->is_done && !is_late)
         is_late = wait_for_progress(deadline) != 0 && !mark->is_done;
     if (is_late)
-        code = refuse(call, RT_EVENT_SYNC_TIMEOUT, "%s: not done after %d ms", call->function->name, timeout_ms);
+        code = refuse(call, RT_EVENT_SYNC_TIMEOUT, "%s: not done after %d ms", call->function->name,
+                      timeout_ms);
     else if (mark->code)
         code = refuse(call, mark->code, "%s: %s", call->function->name, mark->text);
     mark_release(mark);
@@ -296,9 +302,10 @@ static const struct mark *time_of(struct call *call, aclrtEvent handle, int *cod
         return NULL;
     if ((event->flags & EVENT_TIME_LINE) && event->mark && event->mark->is_done)
         return event->mark;
-    *code = refuse(call, RT_EVENT_TIMESTAMP_INVALID,
-                   "%s: the event is made without ACL_EVENT_TIME_LINE, or not recorded, or not yet passed",
-                   call->function->name);
+    *code = refuse(
+        call, RT_EVENT_TIMESTAMP_INVALID,
+        "%s: the event is made without ACL_EVENT_TIME_LINE, or not recorded, or not yet passed",
+        call->function->name);
     return NULL;
 }
 

@@ -71,7 +71,8 @@ aclError aclrtMemsetAsync(void *address, size_t room, int32_t value, size_t nbyt
     if (code)
         return code;
     if (!found.side.range)
-        return refuse(call, RT_INVALID_MEMORY_TYPE, "aclrtMemsetAsync: %p is not the runtime's memory", address);
+        return refuse(call, RT_INVALID_MEMORY_TYPE, "aclrtMemsetAsync: %p is not the runtime's memory",
+                      address);
     fill = (struct fill *)task_new(sizeof *fill, call, run_fill);
     fill->task.end = end_fill;
     fill->side = found.side;

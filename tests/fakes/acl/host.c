@@ -23,7 +23,10 @@ static int secret_count, plain_count;
 
 const char *pinned_backing(void)
 {
-    return secret_count && plain_count ? "mixed" : plain_count ? "plain" : secret_count ? "secret" : "none";
+    return secret_count && plain_count ? "mixed"
+           : plain_count               ? "plain"
+           : secret_count              ? "secret"
+                                       : "none";
 }
 
 static void *map_secret(size_t nbytes)

@@ -68,7 +68,7 @@ aclError aclsysGetVersionNum(char *package, int32_t *number)
 
 aclError aclGetDeviceCapability(uint32_t device, int what, int64_t *value)
 {
-    static const int64_t values[] = {20, 40, 192LL << 20};  /* AI cores, vector cores, L2 */
+    static const int64_t values[] = {20, 40, 192LL << 20}; /* AI cores, vector cores, L2 */
     CALL("device=%u what=%d", device, what);
     if (!value || what < 0 || what >= (int)(sizeof values / sizeof *values))
         return refuse(call, INVALID_PARAM, "aclGetDeviceCapability: there is no number %d", what);
@@ -96,7 +96,8 @@ aclError aclrtQueryDeviceStatus(int32_t device, int *status)
 {
     CALL("device=%d", device);
     if (!status || device < 0 || device >= device_count())
-        return refuse(call, RT_INVALID_DEVICEID, "aclrtQueryDeviceStatus: there is no device %d", device);
+        return refuse(call, RT_INVALID_DEVICEID, "aclrtQueryDeviceStatus: there is no device %d",
+                      device);
     *status = 0;
     return done(call);
 }

@@ -97,7 +97,8 @@ int view_copy(struct operation *operation)
     for (int d = 0; d < n_dims; d++)
         count *= dims[d];
     for (int64_t i = 0; i < count; i++) {
-        int64_t at = to_offset + place(i, n_dims, dims, to), read_at = from_offset + place(i, n_dims, dims, from);
+        int64_t at = to_offset + place(i, n_dims, dims, to);
+        int64_t read_at = from_offset + place(i, n_dims, dims, from);
         if (at < 0 || (size_t)(at + 1) * nbytes > out->nbytes || read_at < 0 ||
             (size_t)(read_at + 1) * nbytes > in->nbytes)
             return -1;

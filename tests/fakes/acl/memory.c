@@ -59,7 +59,8 @@ aclError aclrtFree(void *address)
     struct range *range = device ? list_find(&device->ranges, address) : NULL;
     if (!range || range->start != address || range->kind != DEVICE_MEMORY)
         return refuse(call, RT_PARAM_INVALID,
-                      "aclrtFree: %p is not the start of device memory, or it was freed before", address);
+                      "aclrtFree: %p is not the start of device memory, or it was freed before",
+                      address);
     range_retire(&device->ranges, range);
     device->used -= range->charged;
     device_drop(device, range->start, range->span);
@@ -95,7 +96,8 @@ aclError aclrtPointerGetAttributes(const void *address, struct pointer_attribute
     attributes->page_nbytes = (uint32_t)sysconf(_SC_PAGESIZE);
     if (range) {
         attributes->location.id = (uint32_t)range->device;
-        attributes->location.type = device && range->kind != PINNED_MEMORY ? LOCATION_DEVICE : LOCATION_HOST;
+        attributes->location.type = device && range->kind != PINNED_MEMORY ? LOCATION_DEVICE
+                                                                           : LOCATION_HOST;
     } else if (cann_number >= CANN(8, 5, 0)) {
         attributes->location.type = LOCATION_UNREGISTERED;
     } else {

@@ -92,13 +92,15 @@ static int report_gone(struct move *move, size_t offset)
     const char *which = !has_dst ? "destination was freed or unregistered"
                         : side_is_gone(&move->src, move->nbytes) ? "source was freed or unregistered"
                                                                  : "registered memory was unmapped";
-    violation("%s: the %s before the copy had run, %zu of %zu bytes", move->call, which, offset, move->nbytes);
+    violation("%s: the %s before the copy had run, %zu of %zu bytes", move->call, which, offset,
+              move->nbytes);
     return has_dst || move->dst.device;
 }
 
 uint64_t move_bytes(struct move *move, int stream, uint64_t ready)
 {
-    uint64_t rate = move->link ? link_rate(move->link, move->direction) : 0, start = now_ns(), due = ready;
+    uint64_t rate = move->link ? link_rate(move->link, move->direction) : 0;
+    uint64_t start = now_ns(), due = ready;
     size_t piece = link_piece(rate), offset = 0;
     int is_lost = 0;
     if (move->direction <= D2H)
@@ -119,7 +121,7 @@ uint64_t move_bytes(struct move *move, int stream, uint64_t ready)
     if (is_lost && report_gone(move, offset))
         poison(&move->dst, offset, move->nbytes - offset);
     count_moved(move, offset);
-    trace_copy(names[move->direction], move->link ? move->link->id : -1, stream, move->nbytes, start, now_ns(),
-               is_lost);
+    trace_copy(names[move->direction], move->link ? move->link->id : -1, stream, move->nbytes, start,
+               now_ns(), is_lost);
     return rate ? due : 0;
 }

@@ -28,11 +28,20 @@ operator_function *operator_named(const char *name, int *n_inputs)
         operator_function *function;
         int n_inputs;
     } known[] = {
-        {"ZerosLike", zeros_like, 0}, {"OnesLike", ones_like, 0},     {"Fill", fill_with, 2},
-        {"Identity", identity, 1},    {"Cast", cast_to, 1},           {"TensorEqual", tensor_equal, 2},
-        {"Add", add, 2},              {"Sub", subtract, 2},           {"Mul", multiply, 2},
-        {"Transpose", transpose, 2},  {"AsStrided", as_strided, 4},   {"ViewCopy", view_copy, 8},
-        {"Slice", slice, 3},          {"ConcatD", concatenate, 1},
+        {"ZerosLike", zeros_like, 0},
+        {"OnesLike", ones_like, 0},
+        {"Fill", fill_with, 2},
+        {"Identity", identity, 1},
+        {"Cast", cast_to, 1},
+        {"TensorEqual", tensor_equal, 2},
+        {"Add", add, 2},
+        {"Sub", subtract, 2},
+        {"Mul", multiply, 2},
+        {"Transpose", transpose, 2},
+        {"AsStrided", as_strided, 4},
+        {"ViewCopy", view_copy, 8},
+        {"Slice", slice, 3},
+        {"ConcatD", concatenate, 1},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(known[i].name, name) == 0) {
@@ -94,7 +103,8 @@ static int run_operator(struct stream *stream, struct task *task)
     sleep_until(task_ready(stream, task) + atomic_load(&settings.operator_ns));
     int code = one->function(&one->operation) ? API_NOT_SUPPORT : 0;
     if (code)
-        snprintf(task->error, sizeof task->error, "operator %s: not simulated for these operands", one->name);
+        snprintf(task->error, sizeof task->error, "operator %s: not simulated for these operands",
+                 one->name);
     stream->clock = now_ns();
     GUARD();
     counters.operators++;
@@ -113,8 +123,8 @@ aclError aclopCompileAndExecute(const char *name, int n_inputs, const aclTensorD
                                 const aclopAttr *attr, int engine, int flag, const char *path,
                                 aclrtStream handle)
 {
-    CALL("name=%s inputs=%d outputs=%d engine=%d flag=%d stream=%p", name, n_inputs, n_outputs, engine, flag,
-         handle);
+    CALL("name=%s inputs=%d outputs=%d engine=%d flag=%d stream=%p", name, n_inputs, n_outputs, engine,
+         flag, handle);
     GUARD();
     int code, needed = 0;
     struct stream *stream = stream_named(call, handle, &code);
@@ -122,9 +132,11 @@ aclError aclopCompileAndExecute(const char *name, int n_inputs, const aclTensorD
     (void)path;
     if (!stream)
         return code;
-    if (!function || n_inputs < needed || n_inputs > MAX_OPERANDS || n_outputs < 1 || n_outputs > MAX_OPERANDS)
-        return refuse(call, API_NOT_SUPPORT, "operator %s with %d inputs and %d outputs is not simulated", name,
-                      n_inputs, n_outputs);
+    if (!function || n_inputs < needed || n_inputs > MAX_OPERANDS || n_outputs < 1 ||
+        n_outputs > MAX_OPERANDS)
+        return refuse(call, API_NOT_SUPPORT,
+                      "operator %s with %d inputs and %d outputs is not simulated", name, n_inputs,
+                      n_outputs);
     struct operator_task *one = (struct operator_task *)task_new(sizeof *one, call, run_operator);
     one->task.end = end_operator;
     one->function = function;

@@ -28,8 +28,8 @@ static int chip_can_register(void)
 /* Is a mapping one of memory? Files have a path; these only look as if they had. */
 static int is_memory(const char *path)
 {
-    static const char *const prefixes[] = {"[", "/dev/zero", "/memfd:", "/dev/shm/", "/SYSV",
-                                           "/anon_hugepage"};
+    static const char *const prefixes[] = {
+        "[", "/dev/zero", "/memfd:", "/dev/shm/", "/SYSV", "/anon_hugepage"};
     if (*path == 0)
         return 1;
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++)
@@ -50,7 +50,8 @@ static const char *why_not(const char *start, size_t nbytes)
     while (at < last && fgets(line, sizeof line, maps)) {
         unsigned long long low, high;
         char access[8], path[4096] = "";
-        if (sscanf(line, "%llx-%llx %7s %*s %*s %*s %4095[^\n]", &low, &high, access, path) < 3 || high <= at)
+        if (sscanf(line, "%llx-%llx %7s %*s %*s %*s %4095[^\n]", &low, &high, access, path) < 3 ||
+            high <= at)
             continue;
         if (low > at)
             break;
@@ -80,8 +81,8 @@ static aclError add(struct call *call, void *address, uint64_t nbytes, void **de
         return refuse(call, RT_FEATURE_NOT_SUPPORT, "%s: not on %s", name, settings.soc);
     if (!address || nbytes == 0 || (uintptr_t)address % page || nbytes % page)
         return refuse(call, RT_DRV_INTERNAL_ERROR,
-                      "%s: address %p and size %llu have to be multiples of the page, %zu", name, address,
-                      (unsigned long long)nbytes, (size_t)page);
+                      "%s: address %p and size %llu have to be multiples of the page, %zu", name,
+                      address, (unsigned long long)nbytes, (size_t)page);
     if (list_touches(&host_ranges, address, nbytes))
         return refuse(call, HOST_MEMORY_ALREADY_REGISTERED,
                       "%s: all or a part of %p is registered or pinned already", name, address);
@@ -105,9 +106,11 @@ aclError aclrtHostRegister(void *address, uint64_t nbytes, int type, void **devi
 {
     CALL("address=%p nbytes=%llu type=%d", address, (unsigned long long)nbytes, type);
     if (!device_address)
-        return refuse(call, INVALID_PARAM, "aclrtHostRegister: nowhere to write the device's address to");
+        return refuse(call, INVALID_PARAM,
+                      "aclrtHostRegister: nowhere to write the device's address to");
     if (type != 0)
-        return refuse(call, RT_FEATURE_NOT_SUPPORT, "aclrtHostRegister: type %d, only MAPPED is known", type);
+        return refuse(call, RT_FEATURE_NOT_SUPPORT, "aclrtHostRegister: type %d, only MAPPED is known",
+                      type);
     return add(call, address, nbytes, device_address);
 }
 
@@ -116,7 +119,8 @@ aclError aclrtHostRegisterV2(void *address, uint64_t nbytes, uint32_t flags)
     CALL("address=%p nbytes=%llu flags=%u", address, (unsigned long long)nbytes, flags);
     if ((flags & ~(uint32_t)REGISTER_PINNED) != REGISTER_MAPPED)
         return refuse(call, RT_FEATURE_NOT_SUPPORT,
-                      "aclrtHostRegisterV2: flags 0x%x, only MAPPED (0x2) is known, with PINNED or not", flags);
+                      "aclrtHostRegisterV2: flags 0x%x, only MAPPED (0x2) is known, with PINNED or not",
+                      flags);
     return add(call, address, nbytes, NULL);
 }
 
@@ -134,7 +138,8 @@ aclError aclrtHostUnregister(void *address)
     if (!device_here())
         return refuse(call, RT_CONTEXT_NULL, "aclrtHostUnregister: " NO_CONTEXT);
     if (!range)
-        return refuse(call, HOST_MEMORY_NOT_REGISTERED, "aclrtHostUnregister: %p is not registered", address);
+        return refuse(call, HOST_MEMORY_NOT_REGISTERED, "aclrtHostUnregister: %p is not registered",
+                      address);
     range_retire(&devices[range->device].ranges, range->alias);
     range_release(range->alias);
     range->alias = NULL;
@@ -151,8 +156,8 @@ aclError aclrtHostGetDevicePointer(void *address, void **device_address, uint32_
     if (!device_address || flag != 0)
         return refuse(call, INVALID_PARAM, "aclrtHostGetDevicePointer: nowhere to write to, or a flag");
     if (!range)
-        return refuse(call, HOST_MEMORY_NOT_REGISTERED, "aclrtHostGetDevicePointer: %p is not registered",
-                      address);
+        return refuse(call, HOST_MEMORY_NOT_REGISTERED,
+                      "aclrtHostGetDevicePointer: %p is not registered", address);
     *device_address = range->alias->start;
     return done(call);
 }

@@ -120,6 +120,8 @@ static int set_starting(const char *name, const char *value)
         settings.devices = (int)nbytes;
     } else if (strcmp(name, "MEMORY") == 0) {
         return parse_nbytes(value, &settings.memory) || settings.memory == 0 ? -1 : 0;
+    } else if (strcmp(name, "POPULATE") == 0) {
+        return parse_nbytes(value, &settings.populate);
     } else if (strcmp(name, "ALIGNMENT") == 0) {
         if (parse_nbytes(value, &nbytes) || nbytes > 4096 || (nbytes & (nbytes - 1)))
             return -1;

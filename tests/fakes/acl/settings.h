@@ -17,6 +17,7 @@ struct settings {
     int pinned_secret;
     int alignment;                          /* of both ends of an asynchronous copy; 0: any */
     uint64_t memory;                        /* bytes of one device */
+    uint64_t populate;                      /* bytes of each that are there from the start */
     uint64_t start_ns;                      /* what the first aclrtSetDevice of a device takes */
     char soc[64], driver[64];
     /* These may change: bytes per second (0: as fast as it goes), by physical device. */

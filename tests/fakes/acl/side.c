@@ -25,12 +25,12 @@ static int on_device(struct call *call, const char *which, size_t nbytes, struct
                       range ? "the device's name of registered memory, which no copy can use"
                             : "device memory that is not allocated, or was freed");
     if (range->kind == RESERVED && !is_mapped(side->device, side->at, nbytes))
-        return refuse(call, RT_PARAM_INVALID, "%s: the %s %p is reserved, but no memory is mapped there", name,
-                      which, (void *)side->at);
+        return refuse(call, RT_PARAM_INVALID, "%s: the %s %p is reserved, but no memory is mapped there",
+                      name, which, (void *)side->at);
     if (nbytes > (size_t)(range->start + range->nbytes - side->at))
         return refuse(call, RT_PARAM_INVALID,
-                      "%s: the %s %p with %zu bytes leaves its allocation, %zu bytes from %p on", name, which,
-                      (void *)side->at, nbytes, range->nbytes, (void *)range->start);
+                      "%s: the %s %p with %zu bytes leaves its allocation, %zu bytes from %p on", name,
+                      which, (void *)side->at, nbytes, range->nbytes, (void *)range->start);
     side->range = range;
     side->bytes = side->at + side->device->distance;
     if (range->kind == PINNED_MEMORY)
@@ -38,7 +38,8 @@ static int on_device(struct call *call, const char *which, size_t nbytes, struct
     return 0;
 }
 
-int side_find(struct call *call, const char *which, const void *address, size_t nbytes, struct side *side)
+int side_find(struct call *call, const char *which, const void *address, size_t nbytes,
+              struct side *side)
 {
     *side = (struct side){.at = (char *)(uintptr_t)address, .device = device_at(address)};
     if (side->device)

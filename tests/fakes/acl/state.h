@@ -13,7 +13,7 @@ int lock_state(void);
 void unlock_state(int *unused);
 
 /* Hold the lock to the end of the block. */
-#define GUARD() int guard_ __attribute__((cleanup(unlock_state))) = lock_state()
+#define GUARD() int guard_ __attribute__((cleanup(unlock_state), unused)) = lock_state()
 
 /* With the lock: tell those who wait. */
 void tell_progress(void);

@@ -36,8 +36,8 @@ static aclError create(struct call *call, aclrtStream *out, uint32_t flags)
     if (!context)
         return refuse(call, RT_CONTEXT_NULL, "%s: " NO_CONTEXT, name);
     if (context->device->streams == MAX_STREAMS)
-        return refuse(call, RT_NO_STREAM_RESOURCE, "%s: device %d has %d streams, and can have no more", name,
-                      context->device->id, MAX_STREAMS);
+        return refuse(call, RT_NO_STREAM_RESOURCE, "%s: device %d has %d streams, and can have no more",
+                      name, context->device->id, MAX_STREAMS);
     context->device->streams++;
     *out = stream_new(context, name, flags);
     handles_add(*out, STREAM);
@@ -68,8 +68,8 @@ struct stream *stream_named(struct call *call, void *handle, int *code)
         *code = refuse(call, RT_INVALID_HANDLE, "%s: %p is not a stream, or not any more", name, handle);
     else if (handle && stream->context != context)
         *code = refuse(call, RT_STREAM_CONTEXT,
-                       "%s: the stream belongs to a context of device %d, this thread's is of device %d", name,
-                       stream->device->id, context->device->id);
+                       "%s: the stream belongs to a context of device %d, this thread's is of device %d",
+                       name, stream->device->id, context->device->id);
     if (*code)
         return NULL;
     if (handle)

@@ -118,7 +118,8 @@ void aclopDestroyAttr(const aclopAttr *attr)
 static aclError set(struct call *call, aclopAttr *attr, const char *name, int n, const int64_t *values)
 {
     if (!attr || !name || n < 0 || n > MAX_VALUES || attr->n_attributes == MAX_ATTRIBUTES)
-        return refuse(call, INVALID_PARAM, "%s: no name, or more than is simulated", call->function->name);
+        return refuse(call, INVALID_PARAM, "%s: no name, or more than is simulated",
+                      call->function->name);
     struct attribute *attribute = &attr->attributes[attr->n_attributes++];
     snprintf(attribute->name, sizeof attribute->name, "%s", name);
     attribute->n_values = n;

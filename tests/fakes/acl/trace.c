@@ -79,7 +79,8 @@ void trace_copy(const char *direction, int device, int stream, size_t nbytes, ui
         return;
     text_add(&line, "{\"ran\":");
     text_quoted(&line, direction);
-    text_add(&line, ",\"device\":%d,\"stream\":%d,\"nbytes\":%zu,\"start\":%llu,\"end\":%llu,\"result\":%d",
+    text_add(&line,
+             ",\"device\":%d,\"stream\":%d,\"nbytes\":%zu,\"start\":%llu,\"end\":%llu,\"result\":%d",
              device, stream, nbytes, (unsigned long long)start, (unsigned long long)end, code);
     write_line(&line);
 }

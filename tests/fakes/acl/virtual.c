@@ -18,12 +18,14 @@ aclError aclrtReserveMemAddress(void **address, size_t nbytes, size_t alignment,
     struct device *device = device_here();
     (void)expected;
     if (!address || nbytes == 0)
-        return refuse(call, INVALID_PARAM, "aclrtReserveMemAddress: no address to write to, or no bytes");
+        return refuse(call, INVALID_PARAM,
+                      "aclrtReserveMemAddress: no address to write to, or no bytes");
     if (!device)
         return refuse(call, RT_CONTEXT_NULL, "aclrtReserveMemAddress: " NO_CONTEXT);
     char *start = device_addresses(device, nbytes, 2 << 20);
     if (!start)
-        return refuse(call, RT_MEMORY_ALLOCATION, "aclrtReserveMemAddress: no addresses for %zu bytes", nbytes);
+        return refuse(call, RT_MEMORY_ALLOCATION, "aclrtReserveMemAddress: no addresses for %zu bytes",
+                      nbytes);
     list_insert(&device->ranges, range_new(RESERVED, device->id, call->function->name, start, nbytes));
     *address = start;
     return done(call);
@@ -44,7 +46,8 @@ aclError aclrtReleaseMemAddress(void *address)
     return done(call);
 }
 
-aclError aclrtMallocPhysical(aclrtDrvMemHandle *handle, size_t nbytes, const void *properties, uint64_t flags)
+aclError aclrtMallocPhysical(aclrtDrvMemHandle *handle, size_t nbytes, const void *properties,
+                             uint64_t flags)
 {
     CALL("nbytes=%zu flags=%llu", nbytes, (unsigned long long)flags);
     GUARD();
@@ -55,8 +58,8 @@ aclError aclrtMallocPhysical(aclrtDrvMemHandle *handle, size_t nbytes, const voi
     if (!device)
         return refuse(call, RT_CONTEXT_NULL, "aclrtMallocPhysical: " NO_CONTEXT);
     if (device_charge(device, nbytes))
-        return refuse(call, RT_MEMORY_ALLOCATION, "aclrtMallocPhysical: %zu bytes asked for, %llu free", nbytes,
-                      (unsigned long long)(device->memory - device->used));
+        return refuse(call, RT_MEMORY_ALLOCATION, "aclrtMallocPhysical: %zu bytes asked for, %llu free",
+                      nbytes, (unsigned long long)(device->memory - device->used));
     struct physical *physical = calloc(1, sizeof *physical);
     if (!physical)
         abort();
@@ -73,16 +76,19 @@ aclError aclrtFreePhysical(aclrtDrvMemHandle handle)
     GUARD();
     struct physical *physical = handle;
     if (!handles_have(handle, PHYSICAL))
-        return refuse(call, RT_INVALID_HANDLE, "aclrtFreePhysical: %p is no memory, or not any more", handle);
+        return refuse(call, RT_INVALID_HANDLE, "aclrtFreePhysical: %p is no memory, or not any more",
+                      handle);
     devices[physical->device].used -= physical->nbytes;
     handles_remove(handle);
     free(physical);
     return done(call);
 }
 
-aclError aclrtMapMem(void *address, size_t nbytes, size_t offset, aclrtDrvMemHandle handle, uint64_t flags)
+aclError aclrtMapMem(void *address, size_t nbytes, size_t offset, aclrtDrvMemHandle handle,
+                     uint64_t flags)
 {
-    CALL("address=%p nbytes=%zu offset=%zu flags=%llu", address, nbytes, offset, (unsigned long long)flags);
+    CALL("address=%p nbytes=%zu offset=%zu flags=%llu", address, nbytes, offset,
+         (unsigned long long)flags);
     GUARD();
     struct physical *physical = handle;
     struct device *device = device_at(address);

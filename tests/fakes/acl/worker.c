@@ -69,7 +69,7 @@ static void *work(void *argument)
 {
     struct stream *stream = argument;
     prctl(PR_SET_NAME, "aclsim-stream");
-    prctl(PR_SET_TIMERSLACK, 1000UL);  /* the due times of a paced link are met to some µs */
+    prctl(PR_SET_TIMERSLACK, 1000UL); /* the due times of a paced link are met to some µs */
     GUARD();
     for (;;) {
         struct task *task = stream->first;
