@@ -99,7 +99,8 @@ def test_contexts_are_per_thread(simulate: Simulate) -> None:
 
     found = in_thread(without)
     assert set(found.values()) == {CONTEXT_NULL}, found
-    assert runtime.account()["wrong_thread_calls"] == len(found)
+    # Asking whether there is one is no mistake.
+    assert runtime.account()["wrong_thread_calls"] == len(found) - 2
 
     def with_context() -> int:
         runtime.ok("aclrtSetDevice", 0)

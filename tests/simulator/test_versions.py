@@ -13,6 +13,7 @@ import pytest
 from tests.fakes.acl import build as maker
 from tests.helpers.simulator import ROOT, VERSIONS, Simulator, build, environment
 from tests.simulator.conftest import Simulate
+from tests.simulator.runtime import FEATURE_NOT_SUPPORT
 
 #: Some of what each version brought, from the oldest on.
 NEW = {
@@ -43,6 +44,10 @@ def test_what_torch_npu_links_against_stays_unless_strict(simulate: Simulate, ve
     assert all(runtime.has(name) for name in maker.NEEDED_BY_TORCH_NPU)
     missing = {name for name in maker.FIRST if not runtime.has(name)}
     assert missing == set(maker.hidden(version, strict=True)) - maker.NEEDED_BY_TORCH_NPU
+
+
+def test_sharing_memory_is_refused_as_a_feature(simulate: Simulate) -> None:
+    assert simulate("8.0.0").library.aclrtMemExportToShareableHandle() == FEATURE_NOT_SUPPORT
 
 
 def test_versions_are_in_order() -> None:

@@ -36,7 +36,7 @@ int begin(struct call *call, const char *arguments, ...)
     code = next_fault(call->function, &call->later);
     if (code == 0)
         return 0;
-    call->is_injected = 1;
+    call->is_innocent = 1;
     count_injected();
     return refuse(call, code, "%s: injected failure %d", call->function->name, code);
 }
@@ -50,7 +50,7 @@ int refuse(struct call *call, int code, const char *text, ...)
     has_message = 1;
     last_code = code;
     atomic_fetch_add(&call->function->refused, 1);
-    if (code == RT_CONTEXT_NULL && !call->is_injected)
+    if (code == RT_CONTEXT_NULL && !call->is_innocent)
         count_wrong_thread();
     trace_call(call, code);
     return code;

@@ -13,7 +13,7 @@ struct function {
 struct call {
     struct function *function;
     uint64_t start;
-    int is_injected;
+    int is_innocent;       /* a refusal for want of a context is nobody's mistake */
     int later;             /* the code that the work it queues is to fail with, or 0 */
     char arguments[256];   /* "name=value name=value"; filled while there is a trace */
 };

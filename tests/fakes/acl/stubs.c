@@ -1,6 +1,7 @@
 /* Functions that torch_npu links against or looks up and that tests do not need: they are there.
  *
- * Those that must not fail say 0; the others 200001, "not supported", with their name as the message. */
+ * Those that must not fail say 0; the others 200001 or 207000, "not supported", with their name
+ * as the message. */
 #include <string.h>
 
 #include "acl_sim.h"
@@ -15,13 +16,16 @@
         atomic_fetch_add(&call->function->calls, 1);                   \
         return 0;                                                      \
     }
-#define NOT_SUPPORTED(name)                                            \
+#define REFUSED(name, code)                                            \
     API aclError name(void);                                           \
     aclError name(void)                                                \
     {                                                                  \
         CALL(" ");                                                     \
-        return refuse(call, API_NOT_SUPPORT, #name ": not simulated"); \
+        return refuse(call, code, #name ": not simulated");            \
     }
+#define NOT_SUPPORTED(name) REFUSED(name, API_NOT_SUPPORT)
+/* Features that a program may ask for to see whether they are there. */
+#define NO_SUCH_FEATURE(name) REFUSED(name, RT_FEATURE_NOT_SUPPORT)
 
 NOTHING_TO_DO(aclAppLog)
 NOTHING_TO_DO(aclmdlInitDump)
@@ -45,13 +49,13 @@ NOT_SUPPORTED(aclopSetAttrListListInt)
 NOT_SUPPORTED(aclrtBinaryLoadFromData)
 NOT_SUPPORTED(aclrtBinaryGetFunction)
 NOT_SUPPORTED(aclrtGetFunctionAddr)
-NOT_SUPPORTED(aclrtMemExportToShareableHandle)
-NOT_SUPPORTED(aclrtMemImportFromShareableHandle)
-NOT_SUPPORTED(aclrtMemSetPidToShareableHandle)
-NOT_SUPPORTED(aclrtIpcMemGetExportKey)
-NOT_SUPPORTED(aclrtIpcMemImportByKey)
-NOT_SUPPORTED(aclrtIpcMemSetImportPid)
-NOT_SUPPORTED(aclrtIpcMemClose)
+NO_SUCH_FEATURE(aclrtMemExportToShareableHandle)
+NO_SUCH_FEATURE(aclrtMemImportFromShareableHandle)
+NO_SUCH_FEATURE(aclrtMemSetPidToShareableHandle)
+NO_SUCH_FEATURE(aclrtIpcMemGetExportKey)
+NO_SUCH_FEATURE(aclrtIpcMemImportByKey)
+NO_SUCH_FEATURE(aclrtIpcMemSetImportPid)
+NO_SUCH_FEATURE(aclrtIpcMemClose)
 NOT_SUPPORTED(rtDevBinaryRegister)
 NOT_SUPPORTED(rtFunctionRegister)
 NOT_SUPPORTED(rtKernelLaunch)
