@@ -13,6 +13,8 @@ from tests.simulator.runtime import (
     D2H,
     H2D,
     INVALID_HANDLE,
+    NO_EVENT_RESOURCE,
+    NO_STREAM_RESOURCE,
     PAGE,
     POISON,
     STREAM_SYNC_TIMEOUT,
@@ -292,3 +294,15 @@ def test_many_threads_and_streams(simulate: Simulate) -> None:
     assert not wrong
     assert set(runtime.live().values()) == {0}
     assert runtime.account()["h2d_nbytes"] == n * rounds * size
+
+
+def test_streams_and_events_are_limited(simulate: Simulate) -> None:
+    runtime = simulate()
+    streams = [runtime.stream() for _ in range(1984)]
+    place = ctypes.byref(ctypes.c_void_p())
+    assert runtime.aclrtCreateStream(place) == NO_STREAM_RESOURCE
+    runtime.ok("aclrtDestroyStream", streams.pop())
+    runtime.stream()
+    create = runtime.aclrtCreateEventExWithFlag
+    assert {create(place, 1) for _ in range(65536)} == {0}
+    assert create(place, 1) == NO_EVENT_RESOURCE

@@ -6,6 +6,7 @@ import functools
 import json
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,33 +32,34 @@ PLACES: dict[str, dict[str, Any]] = {
 
 
 @functools.cache
-def results(place: str) -> dict[str, str]:
-    """What went wrong with each goal; one child tries them all."""
+def results(place: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """What went wrong with each goal, one child tries them all; and the account at its end."""
     settings = dict(PLACES[place])
     queue = settings.pop("queue", "1")
-    child = subprocess.run(
-        [sys.executable, "-m", "tests.simulator.goals"], cwd=ROOT,
-        env={**environment(memory="1G", **settings), "TASK_QUEUE_ENABLE": queue},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert child.returncode == 0, child.stderr
-    return dict(json.loads(child.stdout[child.stdout.index("{") :]))
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.json")
+        child = subprocess.run(
+            [sys.executable, "-m", "tests.simulator.goals"], cwd=ROOT,
+            env={
+                **environment(memory="1G", report=report, **settings), "TASK_QUEUE_ENABLE": queue
+            },
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert child.returncode == 0, child.stderr
+        found = dict(json.loads(child.stdout[child.stdout.index("{") :]))
+        return found, dict(json.loads(report.read_text()))
 
 
 @pytest.mark.parametrize("goal", [goal.__name__ for goal in GOALS])
 @pytest.mark.parametrize("place", PLACES)
 def test_torch_npu(place: str, goal: str) -> None:
-    assert results(place)[goal] == ""
+    assert results(place)[0][goal] == ""
 
 
-def test_it_loads_itself_with_torch(tmp_path: Path) -> None:
-    code = "import torch; print(torch.npu.device_count()); torch.zeros(3, device='npu')"
-    child = subprocess.run(
-        [sys.executable, "-c", code], env=environment(devices=8, report=tmp_path / "report"),
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert child.returncode == 0, child.stderr
-    assert child.stdout.splitlines()[-1] == "8"
-    found = json.loads((tmp_path / "report").read_text())
-    assert found["calls"]["aclFinalize"] == 1
-    assert found["wrong_thread_calls"] == 0
+@pytest.mark.parametrize("place", PLACES)
+def test_it_ends_in_order(place: str) -> None:
+    account = results(place)[1]
+    assert account["calls"]["aclFinalize"] == 1
+    assert account["violations"] == []
+    assert account["wrong_thread_calls"] == 0
+    assert account["live"]["registered"] == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.acl import build as maker
-from tests.helpers.simulator import ROOT, VERSIONS, Simulator, build, environment
+from tests.helpers.simulator import VERSIONS, Simulator, build, environment
 from tests.simulator.conftest import Simulate
 from tests.simulator.runtime import FEATURE_NOT_SUPPORT
 
@@ -91,18 +90,27 @@ def test_a_build_is_made_once_for_all(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert made == ["8.0.0"]
 
 
-def test_the_command_line_builds(tmp_path: Path) -> None:
-    script = ROOT / "tests" / "fakes" / "acl" / "build.py"
-    subprocess.run(
-        [sys.executable, script, "--cann", "8.2.RC1", "--strict", tmp_path / "sim"], check=True
-    )
-    assert Simulator(tmp_path / "sim" / "libascendcl.so").account()["cann"] == "8.2.RC1"
-    done = subprocess.run(
-        [sys.executable, script, "--cann", "eight", tmp_path / "other"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "not a version like 8.5.0 or 8.1.RC1: 'eight'" in done.stderr
+def test_the_command_line_builds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reuse(folder: Path, flags: tuple[str, ...]) -> list[Path]:
+        folder.mkdir(parents=True)
+        return sorted((build().parent / "objects").glob("*.o"))
+
+    monkeypatch.setattr(maker, "compile_objects", reuse)
+    target = str(tmp_path / "sim")
+    monkeypatch.setattr(sys, "argv", ["build.py", "--cann", "8.2.RC1", "--strict", target])
+    maker.main()
+    assert {path.name for path in (tmp_path / "sim").iterdir()} == {
+        "libascendcl.so", *(f"lib{name}.so" for name in maker.COMPANIONS)
+    }  # fmt: skip
+    account = Simulator(tmp_path / "sim" / "libascendcl.so").account()
+    assert (account["cann"], account["strict"]) == ("8.2.RC1", True)
+    monkeypatch.setattr(sys, "argv", ["build.py", "--cann", "eight", target])
+    with pytest.raises(SystemExit) as exit_info:
+        maker.main()
+    assert exit_info.value.code == 1
+    assert "not a version like 8.5.0 or 8.1.RC1: 'eight'" in capsys.readouterr().err
 
 
 def test_the_environment_has_no_other_installation(monkeypatch: pytest.MonkeyPatch) -> None:
