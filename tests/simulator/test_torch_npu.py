@@ -5,21 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import subprocess
-import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers.simulator import ROOT, environment
+from tests.helpers.torch_npu import MISSING, PYTHON
 from tests.simulator.goals import GOALS
 
-pytestmark = pytest.mark.skipif(
-    find_spec("torch_npu") is None or find_spec("torch") is None,
-    reason="needs torch_npu (pip install torch-npu==2.13.0)",
-)
+pytestmark = pytest.mark.skipif(not PYTHON, reason=MISSING or "-")
 
 #: Settings that differ in what torch_npu does with them; RC mode is a board's.
 PLACES: dict[str, dict[str, Any]] = {
@@ -39,7 +35,7 @@ def results(place: str) -> tuple[dict[str, str], dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         child = subprocess.run(
-            [sys.executable, "-m", "tests.simulator.goals"], cwd=ROOT,
+            [PYTHON, "-m", "tests.simulator.goals"], cwd=ROOT,
             env={
                 **environment(memory="1G", report=report, **settings), "TASK_QUEUE_ENABLE": queue
             },
