@@ -66,8 +66,8 @@ def device_maker(device: str) -> Callable[[TensorEntry, Any], Any]:
         shape = entry.shape
         if row.pack > 1:
             shape = (*shape[:-1], shape[-1] // row.pack)
-        if data is None:
-            return torch.empty(shape, dtype=to_torch(row), device=device)
+        if data is None:  # made like the others: torch_npu makes no complex ones by itself
+            data = torch.empty(0, dtype=torch.uint8, device=device)
         return data.view(to_torch(row)).view(shape)
 
     return make

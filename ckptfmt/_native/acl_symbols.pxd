@@ -28,6 +28,8 @@ cdef struct AclSymbols:
     const char *(*soc_name)() noexcept nogil
     int (*run_mode)(int *mode) noexcept nogil
     int (*set_device)(int32_t device) noexcept nogil
+    int (*current_context)(void **context) noexcept nogil
+    int (*set_context)(void *context) noexcept nogil
     int (*malloc_host)(void **pointer, size_t nbytes) noexcept nogil
     int (*free_host)(void *pointer) noexcept nogil
     int (*memory_info)(int kind, size_t *free, size_t *total) noexcept nogil

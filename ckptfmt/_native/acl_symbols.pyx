@@ -61,6 +61,8 @@ cdef list NAMES = [
     (b"aclrtGetSocName", at(<void *>&acl.soc_name), True),
     (b"aclrtGetRunMode", at(<void *>&acl.run_mode), True),
     (b"aclrtSetDevice", at(<void *>&acl.set_device), True),
+    (b"aclrtGetCurrentContext", at(<void *>&acl.current_context), True),
+    (b"aclrtSetCurrentContext", at(<void *>&acl.set_context), True),
     (b"aclrtMallocHost", at(<void *>&acl.malloc_host), True),
     (b"aclrtFreeHost", at(<void *>&acl.free_host), True),
     (b"aclrtGetMemInfo", at(<void *>&acl.memory_info), True),
