@@ -165,9 +165,8 @@ def main() -> None:
     (given.docs / "benchmarks.md").write_text("\n".join(text))
     if given.readme.exists() and short:
         table = [
-            "| model, page cache | ckptfmt, verified | unverified | ceiling | fastest peer "
-            "| safetensors clone |",
-            "| --- | --- | --- | --- | --- | --- |",
+            "| model, page cache | ckptfmt, verified | unverified | ceiling | fastest peer |",
+            "| --- | --- | --- | --- | --- |",
             *short,
             "",
         ]
@@ -192,8 +191,7 @@ def readme_rows(record: dict[str, Any], state: str) -> list[str]:
 
     return [
         f"| {record['model']}, {state} | **{rate('ckptfmt')}** | {rate('ckptfmt-unverified')} | "
-        f"{rate(ceiling)} | {rate(best)} ({re.sub('[*`]', '', LABELS[best])}) | "
-        f"{rate('safetensors-clone')} |"
+        f"{rate(ceiling)} | {rate(best)} ({re.sub('[*`]', '', LABELS[best])}) |"
     ]
 
 
