@@ -57,7 +57,7 @@ class TensorEntry(msgspec.Struct, frozen=True, gc=False):
         return sum(e.nbytes for e in self.extents)
 
 
-class PartitionEntry(msgspec.Struct, frozen=True):
+class PartitionEntry(msgspec.Struct, frozen=True, gc=False):
     """One partition file."""
 
     file: str

@@ -56,12 +56,13 @@ class Extents:
     @classmethod
     def of(cls, index: Index) -> Extents:
         """Read the columns off an index."""
-        rows = [
-            (position, e.partition, e.offset, e.nbytes)
+        fields = [
+            field
             for position, tensor in enumerate(index.tensors)
             for e in tensor.extents
+            for field in (position, e.partition, e.offset, e.nbytes)
         ]
-        table = np.array(rows, np.int64).reshape(-1, 4)
+        table = np.array(fields, np.int64).reshape(-1, 4)
         tensor, partition, offset, nbytes = (np.ascontiguousarray(c) for c in table.T)
         blocks = -(-nbytes // BLOCK_NBYTES)
         first_block = np.cumsum(blocks) - blocks
