@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,10 @@ _SIGNATURES = {
     "aclrtEventElapsedTime": "ppp", "aclrtEventGetTimestamp": "pp", "aclrtLaunchHostFunc": "ppp",
     "aclrtLaunchCallback": "ppip",
 }  # fmt: skip
+
+
+#: Kept, for a stream may still be in one when its test is over.
+_CALLBACKS: list[Any] = []
 
 
 class Runtime(Simulator):
@@ -120,6 +127,25 @@ class Runtime(Simulator):
         found = ctypes.c_int32(-1)
         self.ok(name, *arguments, ctypes.byref(found))
         return found.value
+
+    # ---- streams that do not get on ----
+
+    @contextmanager
+    def held(self, *streams: int | None) -> Iterator[threading.Event]:
+        """Streams that stand still to the end of the block, or until the event is set."""
+        gate = threading.Event()
+
+        def wait(_: int | None) -> None:
+            gate.wait()
+
+        callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(wait)
+        _CALLBACKS.append(callback)
+        for stream in streams:
+            self.ok("aclrtLaunchHostFunc", stream, callback, None)
+        try:
+            yield gate
+        finally:
+            gate.set()
 
     # ---- copies ----
 

@@ -231,12 +231,13 @@ def test_from_device_to_device(simulate: Simulate) -> None:
 
 
 def test_memset(simulate: Simulate) -> None:
-    runtime = simulate(delay_us=50_000)
+    runtime = simulate()
     device, stream = runtime.malloc(4096), runtime.stream()
     runtime.ok("aclrtMemset", device, 4096, 7, 4096)
     assert runtime.read(device, 4096) == b"\7" * 4096
-    runtime.ok("aclrtMemsetAsync", device, 4096, 9, 100, stream)
-    assert runtime.read(device, 4096) == b"\7" * 4096, "not yet"
+    with runtime.held(stream):
+        runtime.ok("aclrtMemsetAsync", device, 4096, 9, 100, stream)
+        assert runtime.read(device, 4096) == b"\7" * 4096, "not yet"
     runtime.ok("aclrtSynchronizeStream", stream)
     assert runtime.read(device, 4096) == b"\t" * 100 + b"\7" * 3996
     assert runtime.aclrtMemset(device, 10, 0, 11) == PARAM_INVALID

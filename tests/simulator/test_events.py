@@ -19,7 +19,6 @@ from tests.simulator.runtime import (
     put,
 )
 
-LATE = {"delay_us": 300_000}
 MADE: dict[str, tuple[Any, ...]] = {
     "plain": ("aclrtCreateEvent",), "flag": ("aclrtCreateEventWithFlag", 0x9),
     "ex": ("aclrtCreateEventExWithFlag", 0x9),
@@ -27,7 +26,7 @@ MADE: dict[str, tuple[Any, ...]] = {
 
 
 def busy(runtime: Runtime, stream: int) -> int:
-    """A copy in the stream that takes its time; where it goes."""
+    """A copy in the stream; where it goes."""
     host, device = runtime.malloc_host(4096), runtime.malloc(4096)
     put(host, b"e" * 4096)
     assert runtime.copy_async(device, host, 4096, H2D, stream) == 0
@@ -36,13 +35,14 @@ def busy(runtime: Runtime, stream: int) -> int:
 
 @pytest.mark.parametrize("how", MADE)
 def test_an_event_passes_after_the_work_before_it(simulate: Simulate, how: str) -> None:
-    runtime = simulate(**LATE)
+    runtime = simulate()
     event, stream = runtime.made(*MADE[how]), runtime.stream()
     assert runtime.number("aclrtQueryEventStatus", event) == 1, "never recorded: complete"
     runtime.ok("aclrtSynchronizeEvent", event)
-    device = busy(runtime, stream)
-    runtime.ok("aclrtRecordEvent", event, stream)
-    assert runtime.number("aclrtQueryEventStatus", event) == 0
+    with runtime.held(stream):
+        device = busy(runtime, stream)
+        runtime.ok("aclrtRecordEvent", event, stream)
+        assert runtime.number("aclrtQueryEventStatus", event) == 0
     runtime.ok("aclrtSynchronizeEvent", event)
     assert runtime.number("aclrtQueryEventStatus", event) == 1
     assert runtime.read(device, 4096) == b"e" * 4096
@@ -52,25 +52,23 @@ def test_an_event_passes_after_the_work_before_it(simulate: Simulate, how: str) 
 
 
 def test_the_older_question_has_the_opposite_numbers(simulate: Simulate) -> None:
-    runtime = simulate(**LATE)
+    runtime = simulate()
     event, stream = runtime.made("aclrtCreateEvent"), runtime.stream()
     assert runtime.number("aclrtQueryEvent", event) == 0
-    busy(runtime, stream)
-    runtime.ok("aclrtRecordEvent", event, stream)
-    assert runtime.number("aclrtQueryEvent", event) == 1
+    with runtime.held(stream):
+        runtime.ok("aclrtRecordEvent", event, stream)
+        assert runtime.number("aclrtQueryEvent", event) == 1
     runtime.ok("aclrtSynchronizeEvent", event)
     assert runtime.number("aclrtQueryEvent", event) == 0
 
 
 def test_the_latest_record_counts(simulate: Simulate) -> None:
-    runtime = simulate(**LATE)
+    runtime = simulate()
     event, quick, slow = runtime.event(), runtime.stream(), runtime.stream()
-    busy(runtime, slow)
-    runtime.ok("aclrtRecordEvent", event, slow)
-    runtime.set("delay_us", 0)
-    runtime.ok("aclrtRecordEvent", event, quick)
-    runtime.ok("aclrtSynchronizeEvent", event)
-    runtime.ok("aclrtSynchronizeStream", slow)
+    with runtime.held(slow):
+        runtime.ok("aclrtRecordEvent", event, slow)
+        runtime.ok("aclrtRecordEvent", event, quick)
+        runtime.ok("aclrtSynchronizeEvent", event)
 
 
 def test_ex_events_refuse_what_they_do_not_have(simulate: Simulate) -> None:
@@ -83,48 +81,50 @@ def test_ex_events_refuse_what_they_do_not_have(simulate: Simulate) -> None:
 
 
 def test_a_plain_event_can_be_reset(simulate: Simulate) -> None:
-    runtime = simulate(delay_us=10_000_000)
+    runtime = simulate()
     event, stream = runtime.made("aclrtCreateEvent"), runtime.stream()
-    runtime.ok("aclrtRecordEvent", event, stream)
-    assert runtime.number("aclrtQueryEventStatus", event) == 0
-    runtime.ok("aclrtResetEvent", event, stream)
-    assert runtime.number("aclrtQueryEventStatus", event) == 1
+    with runtime.held(stream):
+        runtime.ok("aclrtRecordEvent", event, stream)
+        assert runtime.number("aclrtQueryEventStatus", event) == 0
+        runtime.ok("aclrtResetEvent", event, stream)
+        assert runtime.number("aclrtQueryEventStatus", event) == 1
 
 
 def test_a_stream_waits_for_an_event(simulate: Simulate) -> None:
-    runtime = simulate(h2d=0.02)
+    runtime = simulate()
     event, first, second = runtime.made("aclrtCreateEvent"), runtime.stream(), runtime.stream()
-    host, device = runtime.malloc_host(8192), runtime.malloc(1 << 20)
-    big = runtime.malloc_host(1 << 20)
-    put(big, b"1" * (1 << 20))
-    put(host, b"2" * 64)
-    assert runtime.copy_async(device, big, 1 << 20, H2D, first) == 0
-    runtime.ok("aclrtRecordEvent", event, first)
-    runtime.ok("aclrtStreamWaitEvent", second, event)
-    runtime.ok("aclrtMemsetAsync", device, 64, ord("2"), 64, second)
-    assert runtime.number("aclrtQueryEventWaitStatus", event) == 1
+    with runtime.held(first):
+        device = busy(runtime, first)
+        runtime.ok("aclrtRecordEvent", event, first)
+        runtime.ok("aclrtStreamWaitEvent", second, event)
+        runtime.ok("aclrtMemsetAsync", device, 64, ord("2"), 64, second)
+        assert runtime.number("aclrtQueryEventWaitStatus", event) == 1
+        assert runtime.number("aclrtStreamQuery", second) == 1
     runtime.ok("aclrtSynchronizeStream", second)
     assert runtime.number("aclrtQueryEventWaitStatus", event) == 0
-    assert runtime.read(device, 65) == b"2" * 64 + b"1"
+    assert runtime.read(device, 65) == b"2" * 64 + b"e"
 
 
 def test_a_wait_is_for_what_was_recorded_before_it(simulate: Simulate) -> None:
     """A later record of the same event does not hold up who waited for the earlier one."""
-    runtime = simulate(delay_us=100_000)
+    runtime = simulate()
     event, first, second = runtime.event(), runtime.stream(), runtime.stream()
-    runtime.ok("aclrtRecordEvent", event, first)
-    runtime.ok("aclrtStreamWaitEvent", second, event)
-    runtime.set("delay_us", 20_000_000)
-    runtime.ok("aclrtRecordEvent", event, first)
-    runtime.ok("aclrtSynchronizeStreamWithTimeout", second, 10_000)
-    assert runtime.number("aclrtQueryEventStatus", event) == 0
+    with runtime.held(first) as gate:
+        runtime.ok("aclrtRecordEvent", event, first)
+        runtime.ok("aclrtStreamWaitEvent", second, event)
+        with runtime.held(first):
+            runtime.ok("aclrtRecordEvent", event, first)
+            gate.set()
+            runtime.ok("aclrtSynchronizeStream", second)
+            assert runtime.number("aclrtQueryEventStatus", event) == 0
 
 
 def test_waiting_can_have_an_end(simulate: Simulate) -> None:
-    runtime = simulate(delay_us=10_000_000)
+    runtime = simulate()
     event, stream = runtime.event(), runtime.stream()
-    runtime.ok("aclrtRecordEvent", event, stream)
-    assert runtime.aclrtSynchronizeEventWithTimeout(event, 10) == EVENT_SYNC_TIMEOUT
+    with runtime.held(stream):
+        runtime.ok("aclrtRecordEvent", event, stream)
+        assert runtime.aclrtSynchronizeEventWithTimeout(event, 10) == EVENT_SYNC_TIMEOUT
 
 
 def test_flags_decide_what_an_event_is_for(simulate: Simulate) -> None:
@@ -147,6 +147,7 @@ def test_time_between_events(simulate: Simulate) -> None:
     stream, ms, us = runtime.stream(), ctypes.c_float(), ctypes.c_uint64()
     start, end = runtime.event(), runtime.event()
     runtime.ok("aclrtRecordEvent", start, stream)
+    runtime.ok("aclrtSynchronizeEvent", start)
     busy(runtime, stream)
     runtime.ok("aclrtRecordEvent", end, stream)
     runtime.ok("aclrtSynchronizeStream", stream)
@@ -172,7 +173,7 @@ def test_events_belong_to_a_device(simulate: Simulate) -> None:
 
 
 def test_an_event_may_be_destroyed_before_it_has_passed(simulate: Simulate) -> None:
-    runtime = simulate(delay_us=50_000)
+    runtime = simulate(delay_us=20_000)
     first, second = runtime.stream(), runtime.stream()
     for _ in range(50):
         event = runtime.event()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import time
 from typing import Any
 
 import pytest
@@ -68,23 +69,27 @@ def test_arithmetic(simulate: Simulate, name: str, expected: list[float]) -> Non
     assert runtime.account()["operators"] == 1
 
 
-def test_an_operator_takes_its_time_and_its_turn(simulate: Simulate) -> None:
-    runtime = simulate(operator_us=200_000)
+def test_an_operator_waits_for_its_turn_and_takes_its_time(simulate: Simulate) -> None:
+    runtime = simulate(operator_us=20_000)
     stream, out = runtime.stream(), floats(runtime, 1, 2)
-    assert run(runtime, "Add", [out, out], out, stream) == 0
-    assert run(runtime, "Mul", [out, out], out, stream) == 0
-    assert values_of(runtime, out) == [1, 2], "not yet"
+    with runtime.held(stream):
+        assert run(runtime, "Add", [out, out], out, stream) == 0
+        assert run(runtime, "Mul", [out, out], out, stream) == 0
+        assert values_of(runtime, out) == [1, 2], "not yet"
+        began = time.monotonic()
     runtime.ok("aclrtSynchronizeStream", stream)
+    assert time.monotonic() - began >= 0.04
     assert values_of(runtime, out) == [4, 16]
 
 
 def test_host_operands_are_read_at_once(simulate: Simulate) -> None:
-    runtime = simulate(delay_us=100_000)
+    runtime = simulate()
     stream, out = runtime.stream(), floats(runtime, 0, 0)
     host = (ctypes.c_float * 1)(5)
     place = FLOAT, (1,), ctypes.addressof(host), 4
-    assert run(runtime, "Add", [out, place], out, stream) == 0
-    host[0] = 6
+    with runtime.held(stream):
+        assert run(runtime, "Add", [out, place], out, stream) == 0
+        host[0] = 6
     runtime.ok("aclrtSynchronizeStream", stream)
     assert values_of(runtime, out) == [5, 5]
 

@@ -69,15 +69,28 @@ def test_links_are_one_for_each_device_and_direction(simulate: Simulate) -> None
     assert runtime.number("aclrtStreamQuery", slow) == 1
 
 
+def test_work_begins_no_earlier_than_its_delay(simulate: Simulate) -> None:
+    """Which is not added up."""
+    runtime = simulate(delay_us=100_000)
+    stream, device = runtime.stream(), runtime.malloc(64)
+    for set_delay in (100_000, 0):
+        runtime.set("delay_us", set_delay)
+        began = time.monotonic()
+        runtime.ok("aclrtMemsetAsync", device, 64, 1, 64, stream)
+        runtime.ok("aclrtSynchronizeStream", stream)
+        assert time.monotonic() - began >= set_delay / 1e6
+
+
 def test_bytes_arrive_piece_by_piece(simulate: Simulate) -> None:
-    """The last MiB is not there when the first is."""
-    runtime = simulate(h2d=0.02)
+    """The last MiB is not there when the first is; a new rate goes for the pieces to come."""
+    runtime = simulate(h2d=0.005)
     host, device, stream = runtime.malloc_host(16 * MiB), runtime.malloc(16 * MiB), runtime.stream()
     put(host, b"p" * (16 * MiB))
     assert runtime.copy_async(device, host, 16 * MiB, H2D, stream) == 0
     while runtime.read(device, 1) != b"p":
         time.sleep(0.001)
     assert runtime.read(device + 15 * MiB, 1) == b"\0"
+    runtime.set("h2d", 0)
     runtime.ok("aclrtSynchronizeStream", stream)
     assert runtime.read(device + 15 * MiB, 1) == b"p"
 

@@ -51,13 +51,14 @@ def register(runtime: Runtime, address: int, nbytes: int) -> int:
 
 @pytest.mark.parametrize("version", ["8.1.RC1", "8.3.RC1", "8.5.0", "9.1.0"])
 def test_registered_memory_is_copied_from_asynchronously(simulate: Simulate, version: str) -> None:
-    runtime = simulate(version, delay_us=300_000)
+    runtime = simulate(version)
     stream, device, pages = runtime.stream(), runtime.malloc(2 * PAGE), Pages(2 * PAGE)
     pages.mapping[:] = b"r" * (2 * PAGE)
     assert register(runtime, pages.address, 2 * PAGE) == 0
-    assert runtime.copy_async(device, pages.address, PAGE, H2D, stream) == 0
-    assert runtime.copy_async(device + PAGE, pages.address + PAGE, PAGE, H2D, stream) == 0
-    assert runtime.read(device, 2 * PAGE) == bytes(2 * PAGE), "not yet"
+    with runtime.held(stream):
+        assert runtime.copy_async(device, pages.address, PAGE, H2D, stream) == 0
+        assert runtime.copy_async(device + PAGE, pages.address + PAGE, PAGE, H2D, stream) == 0
+        assert runtime.read(device, 2 * PAGE) == bytes(2 * PAGE), "not yet"
     runtime.ok("aclrtSynchronizeStream", stream)
     assert runtime.read(device, 2 * PAGE) == b"r" * (2 * PAGE)
     assert runtime.account()["pageable_copies"] == 0

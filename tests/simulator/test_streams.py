@@ -24,9 +24,6 @@ from tests.simulator.runtime import (
     put,
 )
 
-#: Long enough for the lines of a test that come before a wait, whatever else the machine does.
-LATE = {"delay_us": 300_000}
-
 
 def moved(runtime: Runtime, stream: int, data: bytes) -> tuple[int, int]:
     """Pinned host memory with `data`, device memory of that size, a copy queued between them."""
@@ -37,31 +34,34 @@ def moved(runtime: Runtime, stream: int, data: bytes) -> tuple[int, int]:
 
 
 def test_bytes_land_when_the_stream_gets_to_them(simulate: Simulate) -> None:
-    runtime = simulate(**LATE)
+    runtime = simulate()
     stream, data = runtime.stream(), os.urandom(MiB)
-    _, device = moved(runtime, stream, data)
-    assert runtime.read(device, MiB) == bytes(MiB), "a missing wait shows"
-    assert runtime.number("aclrtStreamQuery", stream) == 1
+    with runtime.held(stream):
+        _, device = moved(runtime, stream, data)
+        assert runtime.read(device, MiB) == bytes(MiB), "a missing wait shows"
+        assert runtime.number("aclrtStreamQuery", stream) == 1
     runtime.ok("aclrtSynchronizeStream", stream)
     assert runtime.read(device, MiB) == data
     assert runtime.number("aclrtStreamQuery", stream) == 0
 
 
 def test_source_memory_is_read_late(simulate: Simulate) -> None:
-    runtime = simulate(**LATE)
+    runtime = simulate()
     stream = runtime.stream()
-    host, device = moved(runtime, stream, b"a" * 4096)
-    put(host, b"b" * 4096)
+    with runtime.held(stream):
+        host, device = moved(runtime, stream, b"a" * 4096)
+        put(host, b"b" * 4096)
     runtime.ok("aclrtSynchronizeStream", stream)
     assert runtime.read(device, 4096) == b"b" * 4096, "a slot used again too early shows"
 
 
 def test_device_to_host_is_late_as_well(simulate: Simulate) -> None:
-    runtime = simulate(**LATE)
+    runtime = simulate()
     stream, host, device = runtime.stream(), runtime.malloc_host(4096), runtime.malloc(4096)
     runtime.write(device, b"d" * 4096)
-    assert runtime.copy_async(host, device, 4096, D2H, stream) == 0
-    assert ctypes.string_at(host, 4096) == bytes(4096)
+    with runtime.held(stream):
+        assert runtime.copy_async(host, device, 4096, D2H, stream) == 0
+        assert ctypes.string_at(host, 4096) == bytes(4096)
     runtime.ok("aclrtSynchronizeStream", stream)
     assert ctypes.string_at(host, 4096) == b"d" * 4096
 
@@ -79,29 +79,30 @@ def test_a_stream_is_in_order(simulate: Simulate) -> None:
 
 
 def test_the_default_stream_is_one(simulate: Simulate) -> None:
-    runtime = simulate(**LATE)
+    runtime = simulate()
     host, device = runtime.malloc_host(64), runtime.malloc(64)
     put(host, b"n" * 64)
-    assert runtime.copy_async(device, host, 64, H2D, None) == 0
-    assert runtime.number("aclrtStreamQuery", None) == 1
+    with runtime.held(None):
+        assert runtime.copy_async(device, host, 64, H2D, None) == 0
+        assert runtime.number("aclrtStreamQuery", None) == 1
     runtime.ok("aclrtSynchronizeDevice")
     assert runtime.read(device, 64) == b"n" * 64
     assert runtime.aclrtDestroyStream(None) == INVALID_HANDLE
 
 
 def test_streams_do_not_wait_for_each_other(simulate: Simulate) -> None:
-    runtime = simulate(h2d=0.001)
+    runtime = simulate()
     slow, quick = runtime.stream(), runtime.stream()
-    _, device = moved(runtime, slow, b"s" * (2 * MiB))
-    fast = runtime.malloc(64)
-    runtime.ok("aclrtMemsetAsync", fast, 64, 5, 64, quick)
-    runtime.ok("aclrtSynchronizeStream", quick)
-    assert runtime.number("aclrtStreamQuery", slow) == 1
-    assert runtime.read(device, 64) == bytes(64)
+    with runtime.held(slow):
+        _, device = moved(runtime, slow, b"s" * 64)
+        runtime.ok("aclrtMemsetAsync", runtime.malloc(64), 64, 5, 64, quick)
+        runtime.ok("aclrtSynchronizeStream", quick)
+        assert runtime.number("aclrtStreamQuery", slow) == 1
+        assert runtime.read(device, 64) == bytes(64)
 
 
 def test_the_whole_device_can_be_waited_for(simulate: Simulate) -> None:
-    runtime = simulate(**LATE)
+    runtime = simulate(latency_us=1000)
     data = [os.urandom(4096) for _ in range(5)]
     devices = [moved(runtime, runtime.stream(), text)[1] for text in data]
     runtime.ok("aclrtSynchronizeDevice")
@@ -109,16 +110,16 @@ def test_the_whole_device_can_be_waited_for(simulate: Simulate) -> None:
 
 
 def test_waiting_can_have_an_end(simulate: Simulate) -> None:
-    runtime = simulate(delay_us=10_000_000)
+    runtime = simulate()
     stream = runtime.stream()
-    moved(runtime, stream, b"x" * 64)
-    assert runtime.aclrtSynchronizeStreamWithTimeout(stream, 10) == STREAM_SYNC_TIMEOUT
-    assert runtime.aclrtSynchronizeDeviceWithTimeout(10) == STREAM_SYNC_TIMEOUT
-    assert "not done after 10 ms" in runtime.message()
+    with runtime.held(stream):
+        assert runtime.aclrtSynchronizeStreamWithTimeout(stream, 10) == STREAM_SYNC_TIMEOUT
+        assert runtime.aclrtSynchronizeDeviceWithTimeout(10) == STREAM_SYNC_TIMEOUT
+        assert "not done after 10 ms" in runtime.message()
 
 
 def test_destroying_a_stream_does_its_work_first(simulate: Simulate) -> None:
-    runtime = simulate(**LATE)
+    runtime = simulate(delay_us=20_000)
     stream = runtime.stream()
     _, device = moved(runtime, stream, b"w" * 4096)
     runtime.ok("aclrtDestroyStream", stream)
@@ -129,13 +130,13 @@ def test_destroying_a_stream_does_its_work_first(simulate: Simulate) -> None:
 
 
 def test_or_drops_it_by_force(simulate: Simulate) -> None:
-    runtime = simulate(**LATE)
+    runtime = simulate()
     stream, other, event = runtime.stream(), runtime.stream(), runtime.event()
-    moved(runtime, stream, b"v" * 64)
-    _, device = moved(runtime, stream, b"w" * 64)
-    runtime.ok("aclrtRecordEvent", event, stream)
-    runtime.ok("aclrtStreamWaitEvent", other, event)
-    runtime.ok("aclrtDestroyStreamForce", stream)
+    with runtime.held(stream):
+        _, device = moved(runtime, stream, b"w" * 64)
+        runtime.ok("aclrtRecordEvent", event, stream)
+        runtime.ok("aclrtStreamWaitEvent", other, event)
+        runtime.ok("aclrtDestroyStreamForce", stream)
     runtime.ok("aclrtSynchronizeEvent", event)
     runtime.ok("aclrtSynchronizeStream", other)
     assert runtime.read(device, 64) == bytes(64)
@@ -146,12 +147,13 @@ def test_or_drops_it_by_force(simulate: Simulate) -> None:
 def test_memory_freed_under_a_queued_copy_is_a_violation(
     simulate: Simulate, which: str, way: str
 ) -> None:
-    runtime = simulate(**LATE)
+    runtime = simulate()
     stream, host, device = runtime.stream(), runtime.malloc_host(4096), runtime.malloc(4096)
     dst, src, kind = (device, host, H2D) if way == "h2d" else (host, device, D2H)
-    assert runtime.copy_async(dst, src, 4096, kind, stream) == 0
     gone = src if which == "source" else dst
-    runtime.ok("aclrtFree" if gone == device else "aclrtFreeHost", gone)
+    with runtime.held(stream):
+        assert runtime.copy_async(dst, src, 4096, kind, stream) == 0
+        runtime.ok("aclrtFree" if gone == device else "aclrtFreeHost", gone)
     runtime.ok("aclrtSynchronizeStream", stream)
     found = runtime.account()
     assert found["violations"] == [
@@ -165,38 +167,41 @@ def test_memory_freed_under_a_queued_copy_is_a_violation(
 
 
 def test_memory_that_was_allocated_anew_meanwhile_is_overwritten(simulate: Simulate) -> None:
-    runtime = simulate(**LATE, memory="16M")
+    runtime = simulate(memory="16M")
     stream = runtime.stream()
-    _, device = moved(runtime, stream, b"q" * (4 * MiB))
-    runtime.ok("aclrtFree", device)
-    while (again := runtime.malloc(4 * MiB)) != device:
-        runtime.ok("aclrtFree", again)
+    with runtime.held(stream):
+        _, device = moved(runtime, stream, b"q" * (4 * MiB))
+        runtime.ok("aclrtFree", device)
+        while (again := runtime.malloc(4 * MiB)) != device:
+            runtime.ok("aclrtFree", again)
     runtime.ok("aclrtSynchronizeStream", stream)
     assert runtime.read(again, 64) == bytes([POISON]) * 64
     assert runtime.account()["violation_count"] == 1
 
 
 def test_memory_unregistered_under_a_queued_copy_is_a_violation(simulate: Simulate) -> None:
-    runtime = simulate(**LATE)
+    runtime = simulate()
     stream, device, pages = runtime.stream(), runtime.malloc(PAGE), Pages(PAGE)
     runtime.ok("aclrtHostRegisterV2", pages.address, PAGE, 2)
-    assert runtime.copy_async(device, pages.address, PAGE, H2D, stream) == 0
-    runtime.ok("aclrtHostUnregister", pages.address)
+    with runtime.held(stream):
+        assert runtime.copy_async(device, pages.address, PAGE, H2D, stream) == 0
+        runtime.ok("aclrtHostUnregister", pages.address)
     runtime.ok("aclrtSynchronizeStream", stream)
     assert runtime.read(device, PAGE) == bytes([POISON]) * PAGE
     assert "source was freed or unregistered" in runtime.account()["violations"][0]
 
 
 def test_memory_unmapped_under_a_queued_copy_is_a_violation(simulate: Simulate) -> None:
-    runtime = simulate(**LATE)
+    runtime = simulate()
     libc = ctypes.CDLL(None)
     libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     libc.mmap.restype = ctypes.c_void_p
     address = libc.mmap(None, ctypes.c_size_t(PAGE), 3, 0x22, -1, ctypes.c_long(0))
     stream, device = runtime.stream(), runtime.malloc(PAGE)
     runtime.ok("aclrtHostRegisterV2", address, PAGE, 2)
-    assert runtime.copy_async(device, address, PAGE, H2D, stream) == 0
-    assert libc.munmap(address, PAGE) == 0
+    with runtime.held(stream):
+        assert runtime.copy_async(device, address, PAGE, H2D, stream) == 0
+        assert libc.munmap(address, PAGE) == 0
     runtime.ok("aclrtSynchronizeStream", stream)
     assert runtime.read(device, PAGE) == bytes([POISON]) * PAGE
     assert "registered memory was unmapped" in runtime.account()["violations"][0]
@@ -236,7 +241,7 @@ def test_a_stream_can_stop_at_a_failure(simulate: Simulate) -> None:
 
 
 def test_functions_of_the_host_run_in_order(simulate: Simulate) -> None:
-    runtime = simulate(**LATE)
+    runtime = simulate()
     stream, seen = runtime.stream(), []
     host, device = runtime.malloc_host(64), runtime.malloc(64)
     put(host, b"h" * 64)

@@ -99,14 +99,15 @@ static int report_gone(struct move *move, size_t offset)
 
 uint64_t move_bytes(struct move *move, int stream, uint64_t ready)
 {
-    uint64_t rate = move->link ? link_rate(move->link, move->direction) : 0;
-    uint64_t start = now_ns(), due = ready;
-    size_t piece = link_piece(rate), offset = 0;
+    uint64_t start = now_ns(), due = ready, rate = 0;
+    size_t offset = 0;
     int is_lost = 0;
     if (move->direction <= D2H)
         due += atomic_load(&settings.latency_ns);
     while (offset < move->nbytes && !is_lost) {
-        size_t nbytes = move->nbytes - offset < piece ? move->nbytes - offset : piece;
+        rate = move->link ? link_rate(move->link, move->direction) : 0;
+        size_t piece = link_piece(rate), left = move->nbytes - offset;
+        size_t nbytes = left < piece ? left : piece;
         if (rate)
             due = link_take(move->link, move->direction, nbytes, rate, due);
         if (due > now_ns())
