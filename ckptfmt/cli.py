@@ -13,33 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckptfmt.dtypes import cast_target
-from ckptfmt.errors import CkptError, OptionError, UnsupportedDtypeError
+from ckptfmt.cli_devices import load, selftest
+from ckptfmt.errors import CkptError, OptionError
 from ckptfmt.rendering import printable
+from ckptfmt.terminal import JSON, Progress, checked_cast, count, say
 from ckptfmt.units import format_nbytes, format_rate
 from ckptfmt.version import VERSION
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from ckptfmt.conversion import ConvertReport
     from ckptfmt.rendering import Node
-
-def _say(text: str, *, err: bool = False) -> None:
-    """Print one line, whatever names are in it."""
-    click.echo(printable(" ".join(text.splitlines())), err=err)
-
-
-def _checked_cast(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
-    """A cast that does not exist is a misuse, as any other value that is not allowed."""
-    try:
-        cast_target(value)
-    except UnsupportedDtypeError as error:
-        raise OptionError(str(error), hint=error.hint) from error
-    return value
-
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
 class Commands(click.Group):
@@ -54,44 +37,8 @@ class Commands(click.Group):
             if os.environ.get("CKPTFMT_TRACEBACK"):
                 raise
             hint = getattr(error, "hint", None)
-            _say(f"ckptfmt: {error}" + (f" ({hint})" if hint else ""), err=True)
+            say(f"ckptfmt: {error}" + (f" ({hint})" if hint else ""), err=True)
             ctx.exit(2 if isinstance(error, OptionError) else 1)
-
-
-class Progress:
-    """Bytes done, rate and time left, on stderr if that is a terminal; nothing otherwise."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.bar: Any = None
-        self.task: Any = None
-
-    def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
-            from rich import progress  # noqa: PLC0415
-            from rich.console import Console  # noqa: PLC0415
-
-            self.bar = progress.Progress(
-                progress.TextColumn("{task.description}"), progress.BarColumn(),
-                progress.DownloadColumn(), progress.TransferSpeedColumn(),
-                progress.TimeRemainingColumn(), console=Console(stderr=True), transient=True,
-            )  # fmt: skip
-            self.bar.start()
-            self.task = self.bar.add_task(self.what, total=None)
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, total=total)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.bar is not None:
-            self.bar.stop()
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -100,10 +47,14 @@ def main() -> None:
     """Convert model checkpoints once, load them at the speed of the hardware."""
 
 
+main.add_command(load)
+main.add_command(selftest)
+
+
 @main.command()
 @click.argument("source", type=click.Path())
 @click.argument("target", type=click.Path())
-@click.option("--dtype", default="keep", show_default=True, callback=_checked_cast,
+@click.option("--dtype", default="keep", show_default=True, callback=checked_cast,
               help="Cast floating tensors of 16 bits and more: keep, bf16, fp16, fp32.",
               )  # fmt: skip
 @click.option("--alignment", default="4KiB", show_default=True,
@@ -120,7 +71,7 @@ def main() -> None:
 @click.option("--resume", is_flag=True,
               help="Go on with an unfinished conversion, with --force too.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
-@_JSON
+@JSON
 def convert(source: str, target: str, as_json: bool, dry_run: bool, **options: Any) -> None:
     """Convert SOURCE, a folder or file of weights, to the checkpoint TARGET.
 
@@ -135,16 +86,12 @@ def convert(source: str, target: str, as_json: bool, dry_run: bool, **options: A
     for what, names in (("left out", report.left_out), ("filtered out", report.dropped)):
         if names:
             more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-            _say(f"{what}: {', '.join(map(printable, names[:8]))}{more}", err=True)
+            say(f"{what}: {', '.join(map(printable, names[:8]))}{more}", err=True)
     if as_json:
         click.echo(json.dumps(_report_dict(report, seconds, dry_run)))
         return
     for line in _report_lines(report, seconds, dry_run):
-        _say(line)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+        say(line)
 
 
 def _report_dict(report: ConvertReport, seconds: float, dry_run: bool) -> dict[str, Any]:
@@ -166,15 +113,15 @@ def _report_lines(report: ConvertReport, seconds: float, dry_run: bool) -> list[
     lines = [
         f"{len(report.plan.tensors)} tensors, {format_nbytes(report.source_nbytes)} -> "
         f"{format_nbytes(report.nbytes)}" + (f", {report.cast} cast" if report.cast else ""),
-        f"{_count(len(sizes), 'partition')}, {format_nbytes(sum(sizes))}; "
-        f"{_count(len(report.sidecars), 'other file')}",
+        f"{count(len(sizes), 'partition')}, {format_nbytes(sum(sizes))}; "
+        f"{count(len(report.sidecars), 'other file')}",
     ]
     if dry_run:
         lines += [f"  {p.file}  {format_nbytes(n)}"
                   for p, n in zip(report.plan.partitions, sizes, strict=True)]  # fmt: skip
         lines.append(f"would write {report.path}")
     else:
-        taken_over = _count(len(report.resumed), "partition")
+        taken_over = count(len(report.resumed), "partition")
         resumed = f", {taken_over} taken over" if report.resumed else ""
         rate = format_rate(report.nbytes, seconds)
         lines.append(f"wrote {report.path} in {seconds:.2f} s, {rate}{resumed}")
@@ -183,55 +130,9 @@ def _report_lines(report: ConvertReport, seconds: float, dry_run: bool) -> list[
 
 @main.command()
 @click.argument("path", type=click.Path())
-@click.option("--device", default="cpu", show_default=True, help="Where the tensors go.")
-@click.option("--names", multiple=True, metavar="GLOB", help="Only these tensors.")
-@click.option("--dtype", default="keep", show_default=True, callback=_checked_cast,
-              help="Cast: keep, bf16, fp16, fp32.")  # fmt: skip
-@click.option("--no-verify", is_flag=True, help="Do not compare checksums.")
-@click.option("--mmap", is_flag=True, help="Map the files instead of reading them.")
-@click.option("--framework", type=click.Choice(["torch", "numpy"]), default="torch",
-              show_default=True, help="What the tensors are made of.")  # fmt: skip
-@_JSON
-def load(
-    path: str, device: str, names: tuple[str, ...], dtype: str, no_verify: bool, mmap: bool,
-    framework: str, as_json: bool,
-) -> None:  # fmt: skip
-    """Load the checkpoint PATH, say how fast that was and what it waited for, and drop it."""
-    from ckptfmt.checkpoint import load as run  # noqa: PLC0415
-    from ckptfmt.stats import load_stats  # noqa: PLC0415
-
-    with Progress("loading") as progress:
-        tensors = run(
-            path, device=device, names=names or None, dtype=dtype,
-            verify=False if no_verify else None, mmap=mmap, framework=framework, progress=progress,
-        )  # fmt: skip
-    stats = load_stats()
-    assert stats is not None
-    if as_json:
-        click.echo(json.dumps({"tensors": len(tensors), **stats.to_dict()}))
-        return
-    click.echo(
-        f"{len(tensors)} tensors, {format_nbytes(stats.nbytes)} in {stats.seconds:.3f} s, "
-        f"{format_rate(stats.nbytes, stats.seconds)}; "
-        f"{format_nbytes(stats.verified_nbytes)} verified"
-    )
-    note = f" ({stats.engine_reason})" if stats.engine_reason else ""
-    click.echo(
-        f"engine {stats.engine}{note}, {stats.threads} threads, limited by {stats.bottleneck}"
-    )
-    for file, how in stats.files.items():
-        click.echo(
-            f"  {file}: direct {format_nbytes(how.direct_nbytes)}, "
-            f"buffered {format_nbytes(how.buffered_nbytes)}, "
-            f"mapped {format_nbytes(how.mapped_nbytes)}: {how.reason}"
-        )
-
-
-@main.command()
-@click.argument("path", type=click.Path())
 @click.option("--tree", is_flag=True, help="Modules with their sizes.")
 @click.option("--depth", type=click.IntRange(1), default=3, show_default=True, help="Of the tree.")
-@_JSON
+@JSON
 def inspect(path: str, tree: bool, depth: int, as_json: bool) -> None:
     """Show tensors, dtypes, partitions and provenance of the checkpoint PATH."""
     from ckptfmt import rendering  # noqa: PLC0415
@@ -243,7 +144,7 @@ def inspect(path: str, tree: bool, depth: int, as_json: bool) -> None:
         click.echo(json.dumps(rendering.to_dict(index), ensure_ascii=False))
         return
     for label, text in rendering.summary(path, index):
-        _say(f"{label:<13} {text}")
+        say(f"{label:<13} {text}")
     click.echo()
     if tree:
         _print_tree(rendering.module_tree(index), depth)
@@ -268,7 +169,7 @@ def _print_tree(node: Node, depth: int, indent: int = 0) -> None:
 @click.argument("path", type=click.Path())
 @click.option("--against", type=click.Path(), metavar="SOURCE",
               help="Compare with the source, tensor by tensor, bit for bit.")  # fmt: skip
-@_JSON
+@JSON
 def verify(path: str, against: str | None, as_json: bool) -> None:
     """Check every byte of the checkpoint PATH; exit 1 if anything is wrong."""
     from ckptfmt.verification import verify as run  # noqa: PLC0415
@@ -287,13 +188,13 @@ def verify(path: str, against: str | None, as_json: bool) -> None:
         }))  # fmt: skip
     elif report.ok:
         compared = f"; {report.compared} tensors equal {against}" if against else ""
-        _say(
+        say(
             f"{path}: {report.files} files, {report.tensors} tensors, "
             f"{format_nbytes(report.nbytes)} verified in {report.seconds:.2f} s{compared}"
         )
     if not report.ok:
         for problem in report.problems:
-            _say(f"ckptfmt: {path}: {problem}", err=True)
+            say(f"ckptfmt: {path}: {problem}", err=True)
         sys.exit(1)
 
 
@@ -304,7 +205,7 @@ def verify(path: str, against: str | None, as_json: bool) -> None:
               help="The format to write.")  # fmt: skip
 @click.option("--shard-size", default="5GB", show_default=True,
               help="Bytes of tensors in one file.")  # fmt: skip
-@_JSON
+@JSON
 def export(path: str, target: str, to: str, shard_size: str, as_json: bool) -> None:
     """Write the checkpoint PATH back to the folder TARGET, bit for bit."""
     from ckptfmt.exporting import export as run  # noqa: PLC0415
@@ -314,4 +215,4 @@ def export(path: str, target: str, to: str, shard_size: str, as_json: bool) -> N
     if as_json:
         click.echo(json.dumps({"path": target, "files": files}))
         return
-    _say(f"wrote {_count(len(files), 'file')} to {target}")
+    say(f"wrote {count(len(files), 'file')} to {target}")

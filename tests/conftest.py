@@ -34,7 +34,11 @@ def pytest_make_collect_report(
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the person who runs the tests decides about them."""
-    for name in ("IO", "READS", "THREADS", "DEPTH", "OP_NBYTES", "TRACEBACK"):
+    names = (
+        "IO", "READS", "THREADS", "DEPTH", "OP_NBYTES", "TRACEBACK", "NPU_STAGING", "POOL_NBYTES",
+        "SYNC_COPY", "ACL_LIBRARY",
+    )  # fmt: skip
+    for name in names:
         monkeypatch.delenv(f"CKPTFMT_{name}", raising=False)
 
 

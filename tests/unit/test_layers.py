@@ -13,21 +13,24 @@ from tests.helpers.imports import MODULES, PACKAGE, imports, top_level, tree
 
 #: Each module imports only modules that stand before it.
 ORDER = """
-    version errors problems stats workers acl_codes _native _core page_cache trace
+    version errors problems stats workers acl_codes device_errors _native _core
+    page_cache trace
     units selection dtypes layout index write_plan read_plan options rendering
-    placement device_plan
-    input_file strategy partitions engine tensors loading streaming fill checkpoint
+    placement device_plan chips selftest_report
+    input_file strategy partitions checkpoint_files reading engine tensors loading
+    acl_library npu staging machine device_loading streaming fill checkpoint trial selftest_steps
     sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
-    sources.torch_zip sources.stored sources.choose sources
-    target writer conversion comparison verification exporting
-    cli __main__
+    sources.torch_zip sources.stored truth sources.choose sources
+    target writer conversion selftest_model comparison verification exporting selftest
+    terminal cli_devices cli __main__
 """.split()  # noqa: SIM905 - a list of words, read as the layers it shows
 POSITION = {f"ckptfmt.{name}": i for i, name in enumerate(ORDER)}
 
 #: They open no file and touch no device: what they decide can be tested by values.
 PURE = [
     "errors", "problems", "stats", "units", "selection", "dtypes", "layout", "index", "write_plan",
-    "read_plan", "options", "rendering", "acl_codes", "placement", "device_plan",
+    "read_plan", "options", "rendering", "acl_codes", "placement", "device_plan", "device_errors",
+    "chips", "selftest_report",
 ]  # fmt: skip
 #: Modules of the standard library that reach outside the process.
 OUTSIDE = {
@@ -39,9 +42,10 @@ OF_OS = {"environ", "strerror", "fspath", "PathLike"}
 
 #: Packages that may be missing or are slow to import, and the modules that may name them.
 PLACES = {
-    "click": {"cli"},
-    "rich": {"cli"},
+    "click": {"cli", "cli_devices", "terminal"},
+    "rich": {"terminal"},
     "torch": {"dtypes"},
+    "torch_npu": {"npu"},
     "safetensors": {"sources.safetensors"},
     "huggingface_hub": set(),
     "modelscope": set(),
@@ -166,6 +170,7 @@ def imported_by(code: str) -> set[str]:
         HELP.format(arguments="'--version'"),
         HELP.format(arguments="'convert', '--help'"),
         HELP.format(arguments="'load', '--help'"),
+        HELP.format(arguments="'selftest', '--help'"),
     ],
 )
 def test_starting_imports_neither_torch_nor_numpy(code: str) -> None:

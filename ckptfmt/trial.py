@@ -1,0 +1,173 @@
+"""One load made for what can be told about it: what ``ckptfmt load`` does."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ckptfmt import machine, placement
+from ckptfmt.checkpoint import open_checkpoint
+from ckptfmt.errors import NotFoundError, OptionError
+from ckptfmt.npu import Npu
+from ckptfmt.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ckptfmt.engine import Progress
+    from ckptfmt.machine import NpuFacts
+    from ckptfmt.stats import LoadStats
+    from ckptfmt.trace import Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What a load was like.
+
+    Attributes
+    ----------
+    tensors : int
+        Names loaded.
+    stats : LoadStats
+        Of the load alone: bringing up devices is in ``device_start_seconds``.
+    npus : list of NpuFacts
+        The devices that took tensors, as they were before.
+    free_after_nbytes : dict of str to int
+        Memory free on each of them while the tensors were there.
+    warnings : list of str
+        What a person should know before using such tensors.
+    trace : str or None
+        The file that the trace was written to.
+    """
+
+    tensors: int
+    stats: LoadStats
+    npus: list[NpuFacts] = field(default_factory=list)
+    free_after_nbytes: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    trace: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        npus = []
+        for npu in self.npus:
+            told = asdict(npu)
+            told["free_before_nbytes"] = told.pop("free_nbytes")
+            told["free_after_nbytes"] = self.free_after_nbytes[npu.name]
+            npus.append(told)
+        return {
+            "tensors": self.tensors, **self.stats.to_dict(), "npus": npus,
+            "warnings": self.warnings, "trace": self.trace,
+        }  # fmt: skip
+
+
+def run(
+    path: str | os.PathLike[str],
+    *,
+    device: str | Mapping[str, str] = "cpu",
+    names: str | Iterable[str] | None = None,
+    dtype: object = None,
+    verify: bool | None = None,
+    mmap: bool = False,
+    framework: str = "torch",
+    no_split: Sequence[str] = (),
+    trace: str | None = None,
+    progress: Progress | None = None,
+) -> Trial:
+    """Load tensors, look at them and at the devices, and drop them.
+
+    Parameters
+    ----------
+    path, device, names, dtype, verify, mmap, framework, no_split, progress
+        As for :func:`ckptfmt.load`.
+    trace : str, optional
+        A file to write what the workers did to.
+
+    Returns
+    -------
+    Trial
+        Figures, devices, warnings.
+
+    Raises
+    ------
+    OptionError
+        A trace is wanted of a load to the CPU.
+    CkptError
+        As :func:`ckptfmt.load`.
+    """
+    if trace is not None:
+        _check_trace(trace, device)
+    recorded: list[Trace] | None = [] if trace is not None else None
+    with open_checkpoint(path) as checkpoint:
+        npus = bring_up(device)
+        before = {npu.name: machine.npu_facts(npu) for npu in npus}
+        found = checkpoint.load(
+            names, device=device, dtype=dtype, verify=verify, mmap=mmap, framework=framework,
+            progress=progress, no_split=no_split, trace=recorded,
+        )  # fmt: skip
+        stats = checkpoint.load_stats()
+    assert stats is not None
+    started = sum(npu.start_seconds for npu in npus)
+    stats = replace(stats, device_start_seconds=stats.device_start_seconds + started)
+    used = [npu for npu in npus if npu.name in stats.devices]
+    trial = Trial(
+        tensors=len(found),
+        stats=stats,
+        npus=[before[npu.name] for npu in used],
+        free_after_nbytes={npu.name: npu.memory()[0] for npu in used},
+        warnings=_bf16_warnings(found.values(), before),
+        trace=trace,
+    )
+    if trace is not None:
+        _write_trace(trace, recorded or [], path, trial)
+    return trial
+
+
+def bring_up(device: str | Mapping[str, str]) -> list[Npu]:
+    """The NPUs that a load to `device` may use, each started, in order of their numbers."""
+    if isinstance(device, Mapping):
+        wanted = {placement.normalize(one) for one in device.values()}
+    elif device == "auto":
+        first = Npu("npu:0")
+        return [first, *(Npu(f"npu:{number}") for number in range(1, first.count))]
+    else:
+        wanted = {placement.normalize(device)}
+    numbers = sorted(int(one[4:]) for one in wanted if one.startswith("npu:"))
+    return [Npu(f"npu:{number}") for number in numbers]
+
+
+def _bf16_warnings(tensors: Iterable[Any], npus: Mapping[str, NpuFacts]) -> list[str]:
+    counts: Counter[str] = Counter()
+    if npus:
+        counts.update(str(t.device) for t in tensors if str(t.dtype) == "torch.bfloat16")
+    return [
+        f"{name} is an {npus[name].soc}, which computes no bf16, and {number} of its tensors are "
+        "bf16: ckptfmt convert --dtype fp16 makes them what it has"
+        for name, number in sorted(counts.items())
+        if name in npus and not npus[name].computes_bf16
+    ]
+
+
+def _check_trace(trace: str, device: str | Mapping[str, str]) -> None:
+    """Before the load: what cannot be written afterwards need not be recorded."""
+    one = device if isinstance(device, str) and device != "auto" else ""
+    if one and not placement.normalize(one).startswith("npu:"):
+        raise OptionError(f"a trace shows a load to NPUs, device is {device!r}")
+    folder = os.path.dirname(os.path.abspath(trace))
+    if not os.path.isdir(folder):
+        raise NotFoundError(2, "the trace cannot be written there", folder)
+
+
+def _write_trace(
+    trace: str, recorded: list[Trace], path: str | os.PathLike[str], trial: Trial
+) -> None:
+    from ckptfmt import trace as tracing  # noqa: PLC0415
+
+    tracing.write(trace, recorded, {
+        "checkpoint": os.fspath(path), "ckptfmt": VERSION, "seconds": trial.stats.seconds,
+        "nbytes": trial.stats.nbytes, "staging": trial.stats.staging,
+        "bottleneck": trial.stats.bottleneck,
+    })  # fmt: skip
