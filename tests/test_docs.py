@@ -17,6 +17,8 @@ import ckptfmt
 from tests.helpers.children import run_child
 from tests.helpers.documents import DOCUMENTS, ROOT, Block, anchors, blocks, links, write_qwen
 from tests.helpers.models import equal_bits
+from tests.helpers.simulator import environment
+from tests.helpers.torch_npu import MISSING, PYTHON
 
 SAMPLES = sorted((ROOT / "samples").glob("*.py"))
 LANGUAGES = {"sh", "python", "text", "json"}
@@ -27,16 +29,31 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to run blocks in: a source, the checkpoint made of it, the commands on the path."""
     write_qwen(tmp_path / "Qwen2.5-3B-Instruct")
     ckptfmt.convert(tmp_path / "Qwen2.5-3B-Instruct", tmp_path / "qwen.ckpt")
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    for name, arguments in (("ckptfmt", " -m ckptfmt"), ("python", "")):
-        command = commands / name
-        command.write_text(f'#!/bin/sh\nexec "{sys.executable}"{arguments} "$@"\n')
-        command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    write_commands(tmp_path / "bin", sys.executable)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(Path(ckptfmt.__file__).parents[1]))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def write_commands(folder: Path, interpreter: str) -> None:
+    """The commands that blocks use, run by an interpreter."""
+    folder.mkdir(exist_ok=True)
+    for name, arguments in (("ckptfmt", " -m ckptfmt"), ("python", "")):
+        command = folder / name
+        command.write_text(f'#!/bin/sh\nexec "{interpreter}"{arguments} "$@"\n')
+        command.chmod(0o755)
+
+
+@pytest.fixture
+def npu_workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same with two simulated NPUs, for the Python that has torch_npu."""
+    if MISSING:
+        pytest.skip(MISSING)
+    write_commands(workplace / "bin", PYTHON)
+    for name, value in environment(devices=2, memory="1G").items():
+        monkeypatch.setenv(name, value)
+    return workplace
 
 
 def run_shell(block: Block) -> None:
@@ -53,13 +70,30 @@ def test_every_block_of_a_document_runs(document: Path, workplace: Path) -> None
         (workplace / "qwen.ckpt").rename(workplace / "made-before.ckpt")
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(document):
-        if block.reason:
+        if block.reason or block.needs_npu:
             continue
         if block.language == "sh":
             run_shell(block)
         elif block.language == "python":
             padding = "\n" * block.line  # a traceback names the document's own line
             exec(compile(padding + block.text, str(document), "exec"), namespace)
+
+
+WITH_NPUS = [d for d in DOCUMENTS if any(block.needs_npu for block in blocks(d))]
+
+
+@pytest.mark.parametrize("document", WITH_NPUS, ids=lambda path: path.name)
+def test_every_block_for_an_npu_runs_on_the_simulator(
+    document: Path, npu_workplace: Path
+) -> None:
+    code = ""
+    for block in blocks(document):
+        if block.needs_npu and block.language == "sh":
+            run_shell(block)
+        elif block.needs_npu:
+            code += block.text
+    if code:
+        run_shell(Block(document, 0, "sh", f"python - <<'END'\n{code}\nEND\n"))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -72,7 +106,7 @@ NOT_RUN = [b for document in DOCUMENTS for b in blocks(document) if b.reason]
 
 @pytest.mark.parametrize("block", NOT_RUN, ids=lambda b: f"{b.document.name}:{b.line}")
 def test_blocks_that_are_not_run_name_scripts_that_exist(block: Block) -> None:
-    assert re.search(r"\b(network|minutes)\b", block.reason), "only for a reason"
+    assert re.search(r"\b(network|minutes|hour)\b", block.reason), "only for a reason"
     for name in re.findall(r"^\./(\S+)", block.text, re.MULTILINE):
         script = ROOT / name
         assert os.access(script, os.X_OK), f"{name} cannot be executed"
@@ -174,3 +208,29 @@ def test_convert_many_goes_on_after_a_broken_model(
     wanted = ckptfmt.load("qwen.ckpt")
     assert all(equal_bits(found[name], tensor) for name, tensor in wanted.items())
     assert isinstance(found["model.norm.weight"], torch.Tensor)
+
+
+def test_load_to_npu(npu_workplace: Path) -> None:
+    for device, there in (("npu:0", ["npu:0"]), ("auto", ["npu:0", "npu:1"])):
+        done = subprocess.run(
+            [PYTHON, ROOT / "samples" / "load_to_npu.py", "qwen.ckpt", device],
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        while not lines[0].startswith("loaded 6 tensors, "):  # what torch_npu prints when imported
+            del lines[0]
+        _, staging, *devices, last = lines
+        assert staging.startswith("staging A: ")
+        assert [line.split(": ")[0] for line in devices] == there
+        assert last == "a copy of the largest one is on npu:0"
+
+
+def test_load_to_npu_without_one(workplace: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "samples" / "load_to_npu.py", "qwen.ckpt"],
+        env={**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "torch_npu" in done.stderr

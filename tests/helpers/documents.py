@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 #: How a block that is not run begins; the reason follows. A reader of the document sees it too.
 NOT_RUN = "# Not run by the tests of this text: "
+#: How one begins that is run by the Python that has torch_npu, on the simulated runtime.
+ON_NPU = "# Needs an NPU; the tests of this text simulate one."
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -34,6 +36,11 @@ class Block:
         """Why it is not run; empty if it is."""
         first = self.text.splitlines()[0] if self.text else ""
         return first.removeprefix(NOT_RUN) if first.startswith(NOT_RUN) else ""
+
+    @property
+    def needs_npu(self) -> bool:
+        """Whether it is for an NPU."""
+        return self.text.startswith(ON_NPU)
 
 
 def blocks(document: Path) -> list[Block]:
