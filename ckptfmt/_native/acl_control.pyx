@@ -28,7 +28,7 @@ def acl_has(name):
     }[name]
 
 
-cdef class Entered:
+cdef class _Entered:
     """A device's context in this thread, for a while: torch keeps in mind which one it has set."""
 
     cdef int device
@@ -78,7 +78,7 @@ cdef class Acl:
 
     def run_mode(self):
         cdef int mode = 0, code
-        with Entered(self.device):
+        with _Entered(self.device):
             with nogil:
                 code = acl.run_mode(&mode)
             check(b"aclrtGetRunMode", code)
@@ -86,7 +86,7 @@ cdef class Acl:
 
     def soc_name(self):
         cdef const char *name
-        with Entered(self.device):
+        with _Entered(self.device):
             with nogil:
                 name = acl.soc_name()
             return name.decode(errors="replace") if name != NULL else ""
@@ -104,7 +104,7 @@ cdef class Acl:
     def memory(self):
         cdef size_t free_nbytes = 0, total = 0
         cdef int code
-        with Entered(self.device):
+        with _Entered(self.device):
             with nogil:
                 code = acl.memory_info(MEMORY_HBM, &free_nbytes, &total)
             check(b"aclrtGetMemInfo", code)
@@ -115,7 +115,7 @@ cdef class Acl:
         cdef void *mapped = NULL
         cdef uint64_t c_nbytes = nbytes
         cdef int code
-        with Entered(self.device):
+        with _Entered(self.device):
             if v2:
                 with nogil:
                     code = acl.host_register_v2(pointer, c_nbytes, HOST_MAPPED)
@@ -128,7 +128,7 @@ cdef class Acl:
     def unregister(self, address):
         cdef void *pointer = <void *><uintptr_t>address
         cdef int code
-        with Entered(self.device):
+        with _Entered(self.device):
             with nogil:
                 code = acl.host_unregister(pointer)
             check(b"aclrtHostUnregister", code)
@@ -140,7 +140,7 @@ cdef class Acl:
         if acl.attributes == NULL:
             return None
         memset(&found, 0, sizeof(found))
-        with Entered(self.device):
+        with _Entered(self.device):
             with nogil:
                 code = acl.attributes(pointer, &found)
             return code == 0 and found.where == AT_HOST
@@ -149,7 +149,7 @@ cdef class Acl:
         cdef void *pointer = NULL
         cdef size_t c_nbytes = nbytes
         cdef int code
-        with Entered(self.device):
+        with _Entered(self.device):
             with nogil:
                 code = acl.malloc_host(&pointer, c_nbytes)
             check(b"aclrtMallocHost", code)
@@ -158,7 +158,7 @@ cdef class Acl:
     def free_host(self, address):
         cdef void *pointer = <void *><uintptr_t>address
         cdef int code
-        with Entered(self.device):
+        with _Entered(self.device):
             with nogil:
                 code = acl.free_host(pointer)
             check(b"aclrtFreeHost", code)
@@ -168,7 +168,7 @@ cdef class Acl:
         cdef void *c_source = <void *><uintptr_t>source
         cdef size_t c_nbytes = nbytes
         cdef int code, kind = HOST_TO_DEVICE if to_device else DEVICE_TO_HOST
-        with Entered(self.device):
+        with _Entered(self.device):
             with nogil:
                 code = acl.memcpy(c_target, c_nbytes, c_source, c_nbytes, kind)
             check(b"aclrtMemcpy", code)
@@ -183,7 +183,7 @@ cdef class Acl:
         cdef bint yes = False
         cdef Fault fault, second
         cdef const DeviceOps *ops = acl_ops()
-        with Entered(self.device), nogil:
+        with _Entered(self.device), nogil:
             code = ops.open(&queue, device, NULL, 1, &fault)
             if code == 0:
                 code = ops.copy(queue, c_target, c_nbytes, c_source, c_nbytes, &fault)
@@ -202,7 +202,7 @@ cdef class Acl:
         cdef void *event = NULL
         cdef Fault fault
         cdef int code
-        with Entered(self.device):
+        with _Entered(self.device):
             with nogil:
                 code = make_event(&event, &fault)
             if code != 0:
@@ -219,7 +219,7 @@ cdef class Acl:
     def synchronize(self, stream):
         cdef void *c_stream = <void *><uintptr_t>stream
         cdef int code
-        with Entered(self.device):
+        with _Entered(self.device):
             with nogil:
                 code = acl.synchronize_stream(c_stream)
             check(b"aclrtSynchronizeStream", code)
@@ -227,7 +227,7 @@ cdef class Acl:
     def destroy_event(self, event):
         cdef void *c_event = <void *><uintptr_t>event
         cdef int code
-        with Entered(self.device):
+        with _Entered(self.device):
             with nogil:
                 code = acl.destroy_event(c_event)
             check(b"aclrtDestroyEvent", code)

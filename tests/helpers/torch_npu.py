@@ -1,4 +1,4 @@
-"""The Python that has torch_npu: an environment of its own, for ``import torch`` imports that too."""
+"""The Python that has torch_npu: in an environment of its own, for `import torch` imports it too."""
 
 from __future__ import annotations
 
