@@ -1,4 +1,4 @@
-"""The Python that has torch_npu: in an environment of its own, for `import torch` imports it too."""
+"""The Python that has torch_npu: an environment of its own, as `import torch` imports it too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def find_python() -> tuple[str, str]:
     """The interpreter, and if there is none, why.
 
     ``NPU_PYTHON`` names it, and ``NPU_MISSING`` says why there is none: scripts/test.sh sets one of
-    them. Else it is the one that runs the tests, if it has torch_npu, or the script's ``.venv-npu``.
+    them. Else it is the one that runs the tests, if it has torch_npu, or the script's
+    ``.venv-npu``.
     """
     named = os.environ.get("NPU_PYTHON", "")
     if named:
