@@ -27,7 +27,7 @@ from tests.simulator.runtime import (
     Runtime,
     put,
 )
-from tests.simulator.test_memory import pread
+from tests.simulator.test_memory import pread, system_has_secret_memory
 
 ALIGNED = "a file system that can read directly"
 
@@ -223,9 +223,10 @@ def aligned(tmp_path: Path) -> Path:
 def test_direct_reads_into_pinned_memory_fail(simulate: Simulate, aligned: Path) -> None:
     runtime = simulate()
     address = runtime.malloc_host(MiB)
-    backing = runtime.account()["pinned_backing"]
-    if backing != "secret":
+    if not system_has_secret_memory():
+        assert runtime.account()["pinned_backing"] == "plain"
         pytest.skip("this system has no secret memory for us: pinned memory is plain")
+    assert runtime.account()["pinned_backing"] == "secret"
     assert pread(aligned, address, 4096, os.O_DIRECT) == -errno.EFAULT
     assert pread(aligned, address, 4096) == 4096, "buffered ones do not"
     assert ctypes.string_at(address, 4096) == b"f" * 4096
