@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 #: One copy to measure the link with; copies in a round, and rounds.
 LINK_NBYTES, LINK_COPIES, LINK_ROUNDS = 64 << 20, 4, 5
+#: Rates are also measured of the tensors of so many bytes alone, if they make so many together:
+#: making thousands of small tensors takes longer than the link takes for their bytes.
+LARGE_NBYTES, RATED_NBYTES, RATED_LOADS = 4 << 20, 64 << 20, 3
 #: Of a stream, and of what a repeat copies from loaded tensors at once.
 STREAM_NBYTES = COPIED_NBYTES = 256 << 20
 #: A repeat compares every byte of one in so many tensors, and the checksums of all.
@@ -199,11 +202,35 @@ def load(bench: Bench, step: Step, options: LoadOptions) -> None:
     """One load of everything, compared."""
     bench.check_room()
     bench.scribble()
+    with bench.torch.npu.device(bench.npu.number):
+        bench.torch.npu.synchronize()  # the rate is the load's alone
     found = bench.checkpoint.load(
         device=bench.npu.name, options=options, progress=bench.listener.progress
     )
     _figures(bench, step)
     bench.compare(found)
+    del found
+    if options.reads != "direct":
+        _rate_large(bench, step, options)
+
+
+def _rate_large(bench: Bench, step: Step, options: LoadOptions) -> None:
+    """The best of some loads of the large tensors, which are in the page cache by now."""
+    large = [entry.name for entry in bench.entries if entry.nbytes >= LARGE_NBYTES]
+    nbytes = sum(bench.checkpoint.info(name).nbytes for name in large)
+    if nbytes < RATED_NBYTES:
+        return
+    rates = []
+    for _ in range(RATED_LOADS):
+        bench.checkpoint.load(large, device=bench.npu.name, options=options)
+        stats = bench.checkpoint.load_stats()
+        assert stats is not None
+        rates.append(stats.gb_s)
+    step.details["large"] = {"tensors": len(large), "nbytes": nbytes, "gb_s": rates}
+    step.message += f"; {len(large)} large tensors alone {max(rates):.2f} GB/s"
+    if bench.link_gb_s:
+        step.details["large"]["share_of_link"] = max(rates) / bench.link_gb_s
+        step.message += f", {max(rates) / bench.link_gb_s:.2f} of the link"
 
 
 def several_devices(bench: Bench, step: Step) -> None:
