@@ -1,0 +1,1 @@
+"""What children of tests/npu try; each function is one case (tests/helpers/npu_cases.py)."""

@@ -1,0 +1,330 @@
+"""Loads whose calls of the runtime, reads or files fail: told rightly, nothing left, and on it goes."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ckptfmt
+from ckptfmt.acl_codes import name_of
+from ckptfmt.errors import CleanupWarning
+from tests.helpers.npu_cases import held
+from tests.helpers.simulator import Simulator
+from tests.npu.cases.expected import (
+    WrongBytesError, check_all, device_of, forget_probes, last_stats, load, path_of, simulated,
+)  # fmt: skip
+
+MiB = 1 << 20
+#: Each of these gives something back. If it fails, that is lost, but the load has done its work.
+RELEASING = {
+    "aclrtHostUnregister": "registered",
+    "aclrtFreeHost": "host",
+    "aclrtDestroyEvent": "events",
+    "aclrtDestroyStream": "streams",
+}
+#: torch's way to get device memory.
+ALLOCATING = "aclrtMallocAlign32"
+#: Called until the answer is yes: how often, depends.
+POLLED = {"aclrtQueryEventStatus", "aclrtQueryEvent", "aclrtSynchronizeEvent"}
+#: What torch makes an out-of-memory error of.
+OUT_OF_MEMORY = {207001}
+
+
+def load_tiny(staging: str) -> dict[str, Any]:
+    """Several copies and slots of two workers, on a link slow enough for them to be waited for."""
+    with simulated(h2d=1):
+        return load("tiny", npu_staging=staging, op_nbytes=MiB, threads=2, depth=2)
+
+
+@cache
+def calls_of(staging: str, probing: bool) -> dict[str, int]:
+    """What a load calls, and how often; by torch too."""
+    load_tiny(staging)
+    if probing:
+        forget_probes()
+    before = Simulator().account()["calls"]
+    load_tiny(staging)
+    after = Simulator().account()["calls"]
+    made = {name: n - before.get(name, 0) for name, n in after.items()}
+    return {name: n for name, n in made.items() if n}
+
+
+def calls(staging: str, probing: bool, expected: list[str]) -> None:
+    """Every function that the tests of failures name is called, and no other."""
+    assert sorted(calls_of(staging, probing)) == sorted(expected)
+
+
+def at(staging: str, function: str, codes: list[int], probing: bool = False) -> None:
+    """Fail at the first call of a function, at a later one, and at the last, with each code."""
+    n_calls = calls_of(staging, probing)[function]
+    numbers = {1, n_calls // 2 + 1, n_calls} if function not in POLLED else {1}
+    problems = []
+    for n in sorted(numbers):
+        for code in codes:
+            problem = _fail_at(staging, function, n, code, probing)
+            if problem:
+                problems.append(f"{function}:{n}={code} of {n_calls}: {problem}")
+    assert not problems, "\n".join(problems)
+
+
+def _fail_at(staging: str, function: str, n: int, code: int, probing: bool) -> str:
+    simulator = Simulator()
+    before = held(simulator)
+    n_injected = simulator.account()["injected"]
+    if probing:
+        forget_probes()
+    found: dict[str, Any] = {}
+    error: Exception | None = None
+    simulator.fail(f"{function}:{n}={code}")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            found = load_tiny(staging)
+        except Exception as caught:
+            error = caught.with_traceback(None)
+            error.__context__ = error.__cause__ = None
+    simulator.fail("")
+    if simulator.account()["injected"] == n_injected:
+        return "was never reached"
+    problem = _judge(function, code, probing, found, error, [str(w.message) for w in told])
+    left = {}
+    if not problem and error is None and function in RELEASING:
+        left = {RELEASING[function]: 1}
+    del found, error
+    after = held(simulator)
+    wrong = {k: (before[k], v) for k, v in after.items() if v != before[k] + left.get(k, 0)}
+    if wrong:
+        problem += f" left behind: {wrong}"
+    check_all(load_tiny(staging), "tiny")
+    return problem
+
+
+def _judge(
+    function: str, code: int, probing: bool, found: dict[str, Any], error: Exception | None,
+    told: list[str],
+) -> str:  # fmt: skip
+    """What is wrong with how a failure was told."""
+    if error is None:
+        if not found:
+            return "no tensors, and no error"
+        try:
+            check_all(found, "tiny")
+        except WrongBytesError as wrong:
+            return f"no error, and wrong bytes: {wrong}"
+        if function in RELEASING and any(function in text and str(code) in text for text in told):
+            return ""
+        return f"not told; {last_stats().staging}; warnings: {told}"
+    if told:
+        return f"warnings beside {error!r}: {told}"
+    if function == ALLOCATING and code in OUT_OF_MEMORY:
+        good = isinstance(error, ckptfmt.OutOfMemoryError) and isinstance(error, MemoryError)
+        return "" if good else f"{error!r}"
+    if probing and isinstance(error, ckptfmt.OptionError):
+        # A strategy that was asked for; why it cannot be had is what the runtime said.
+        return "" if function in str(error) or "pinned" in str(error) else f"{error!r}"
+    if not isinstance(error, ckptfmt.DeviceError):
+        return f"{error!r}"
+    if (error.call, error.code) != (function, code):
+        return f"{error.call} {error.code}: {error}"
+    for text in (function, str(code), name_of(code), f"injected failure {code}"):
+        if text not in str(error):
+            return f"{text!r} is not in {str(error)!r}"
+    return ""
+
+
+def deferred(staging: str, codes: list[int]) -> None:
+    """Copies that fail when they run: whoever waits for them is told."""
+    n_copies = calls_of(staging, False)["aclrtMemcpyAsync"]
+    simulator = Simulator()
+    for n in sorted({1, n_copies // 2, n_copies}):
+        for code in codes:
+            before = held(simulator)
+            simulator.fail(f"@aclrtMemcpyAsync:{n}={code}")
+            try:
+                load_tiny(staging)
+            except ckptfmt.DeviceError as error:
+                assert error.code == code, f"{n}: {error!r}"
+                assert error.call in {"aclrtSynchronizeStream", *POLLED}, f"{n}: {error!r}"
+                assert f"injected failure {code}" in str(error), f"{n}: {error!r}"
+            else:
+                raise AssertionError(f"copy {n} failed with {code}, and nobody was told")
+            simulator.fail("")
+            assert held(simulator) == before, f"{n}={code}"
+            check_all(load_tiny(staging), "tiny")
+
+
+def cannot_be_waited_for(staging: str) -> dict[str, int]:
+    """If waiting itself fails, memory that may still be read is kept for ever, and that is said."""
+    simulator = Simulator()
+    load_tiny(staging)
+    before = held(simulator)
+    # Neither events nor streams can be waited for, so the workers cannot know.
+    rules = "aclrtSynchronizeStream:*=507010,aclrtSynchronizeEvent:*=507010"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        simulator.fail(rules)
+        try:
+            load_tiny(staging)
+        except ckptfmt.DeviceError as error:
+            assert error.code == 507010, f"{error!r}"
+        else:
+            raise AssertionError("nobody was told")
+        finally:
+            simulator.fail("")
+    assert [w for w in told if issubclass(w.category, CleanupWarning)], told
+    after = held(simulator)
+    check_all(load_tiny(staging), "tiny")
+    left = {name: after[name] - before[name] for name in ("streams", "events", "registered", "device")}
+    assert left["streams"] > 0
+    assert left["registered"] == (staging in "AB")
+    return left
+
+
+# ---- what is refused at the start ----
+
+
+def falls_back(rules: str, letter: str, because: list[str]) -> None:
+    """The next strategy is taken, and the statistics say why."""
+    forget_probes()
+    simulator = Simulator()
+    simulator.fail(rules)
+    try:
+        found = load("tiny")
+    finally:
+        simulator.fail("")
+        forget_probes()
+    check_all(found, "tiny")
+    stats = last_stats()
+    assert stats.staging.startswith(f"{letter}: "), stats.staging
+    for text in because:
+        assert text in stats.staging, stats.staging
+
+
+def none_left(rules: str) -> None:
+    """No strategy works: one error that has all reasons."""
+    forget_probes()
+    simulator = Simulator()
+    simulator.fail(rules)
+    try:
+        load("tiny")
+    except ckptfmt.DeviceError as error:
+        for letter in "ABCD":
+            assert f"not {letter}: " in str(error), error  # noqa: PT017 - all are asked for
+    else:
+        raise AssertionError("there was nothing to copy with")
+    finally:
+        simulator.fail("")
+        forget_probes()
+    check_all(load("tiny"), "tiny")
+
+
+def out_of_memory(device: Any) -> None:
+    """A model that does not fit: an error with what is free, and all that was taken is back."""
+    simulator = Simulator()
+    before = held(simulator)
+    try:
+        load("large", device)
+    except ckptfmt.OutOfMemoryError as error:
+        assert "npu:" in str(error), error  # noqa: PT017
+        assert error.hint
+    else:
+        raise AssertionError("there is no such memory")
+    assert held(simulator) == before
+    check_all(load("tiny"), "tiny")
+
+
+# ---- files ----
+
+
+@contextmanager
+def copy_of(model: str) -> Iterator[Path]:
+    """A checkpoint that may be changed."""
+    with tempfile.TemporaryDirectory(dir=os.environ["NPU_CASES_FOLDER"]) as folder:
+        yield Path(shutil.copytree(path_of(model), f"{folder}/copy"))
+
+
+def flip(path: Path, tensor: str) -> int:
+    """Change a bit in the middle of a tensor; the byte's offset in its partition."""
+    with ckptfmt.open(path) as checkpoint:
+        extent = checkpoint.info(tensor).extents[0]
+        file = Path(checkpoint.files.partitions[extent.partition].path)
+    at_byte = extent.offset + extent.nbytes // 2
+    with file.open("r+b") as stream:
+        stream.seek(at_byte)
+        old = stream.read(1)[0]
+        stream.seek(at_byte)
+        stream.write(bytes([old ^ 4]))
+    return at_byte
+
+
+def damaged(staging: str, device: Any = "npu:0") -> None:
+    """A bit that has changed on the disk is found, and named, before the tensors are handed out."""
+    simulator, device = Simulator(), device_of(device)
+    with copy_of("tiny") as path:
+        at_byte = flip(path, "layers.2.weight")
+        given = ckptfmt.LoadOptions(pool_nbytes=16 * MiB, npu_staging=staging)
+        before = held(simulator)
+        try:
+            ckptfmt.load(path, device=device, options=given)
+        except ckptfmt.ChecksumError as error:
+            assert error.tensor == "layers.2.weight"  # noqa: PT017
+            assert error.offset <= at_byte < error.offset + error.nbytes
+        else:
+            raise AssertionError("the damage was not seen")
+        assert held(simulator) == before
+        ckptfmt.load(path, device=device, options=given, verify=False)  # not looked at: not seen
+    check_all(load("tiny", npu_staging=staging), "tiny")
+
+
+def read_fails(staging: str, rules: list[str], code: int, **given: Any) -> None:
+    """A read that the system refuses."""
+    simulator = Simulator()
+    load("tiny", npu_staging=staging, **given)
+    before = held(simulator)
+    _set_faults(rules)
+    try:
+        load("tiny", npu_staging=staging, op_nbytes=MiB, **given)
+    except ckptfmt.FileError as error:
+        assert error.errno == code, f"{error!r}"
+        assert "part-" in error.filename
+    else:
+        raise AssertionError(f"nobody was told of {errno.errorcode[code]}")
+    finally:
+        _set_faults([])
+    assert held(simulator) == before
+    check_all(load("tiny", npu_staging=staging, **given), "tiny")
+
+
+def _set_faults(rules: list[str]) -> None:
+    """For the library of tests/fakes/faulty_io.c, which this child is under."""
+    os.environ["FAULTY_IO"] = "\n".join(rules)
+    ctypes.CDLL(None).faulty_io_set()
+
+
+def cut_short(staging: str) -> None:
+    """A file that loses its end while it is open."""
+    simulator = Simulator()
+    with copy_of("tiny") as path:
+        given = ckptfmt.LoadOptions(pool_nbytes=16 * MiB, npu_staging=staging)
+        ckptfmt.load(path, device="npu:0", options=given)
+        before = held(simulator)
+        with ckptfmt.open(path, options=given) as checkpoint:
+            file = Path(checkpoint.files.partitions[-1].path)
+            os.truncate(file, file.stat().st_size // 2)
+            try:
+                checkpoint.load(device="npu:0")
+            except ckptfmt.FormatError as error:
+                assert "ended" in str(error), error  # noqa: PT017
+            else:
+                raise AssertionError("nobody noticed")
+        del checkpoint
+        assert held(simulator) == before

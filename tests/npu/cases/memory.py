@@ -1,0 +1,63 @@
+"""How much host memory a load takes, beside what its tensors are in."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import ckptfmt
+from tests.helpers.simulator import Simulator
+from tests.npu.cases.expected import device_of, last_stats, load
+
+MiB = 1 << 20
+#: What the system counts as this process's own. Memory of files and of memfds is not in it.
+KINDS = ("RssAnon:", "HugetlbPages:")
+
+
+def anonymous_nbytes() -> int:
+    """Anonymous memory of this process now."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(KINDS)) << 10
+
+
+def pinned_nbytes() -> int:
+    """What the runtime has given as host memory; the simulator takes it from elsewhere."""
+    return sum(one["nbytes"] for one in Simulator().account()["live"]["host"])
+
+
+class Peak:
+    """The most that was held at any time within."""
+
+    def __enter__(self) -> Peak:
+        self.base = self.top = anonymous_nbytes() + pinned_nbytes()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self.done.wait(0.003):
+            self.top = max(self.top, anonymous_nbytes() + pinned_nbytes())
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.thread.join()
+
+    @property
+    def nbytes(self) -> int:
+        return self.top - self.base
+
+
+def within(path: str, staging: str, pool_nbytes: int, bound: int, device: Any = "npu:0") -> None:
+    """A load of a large model stays within a bound."""
+    device = device_of(device)
+    load("tiny", device if isinstance(device, str) else {"": "npu:0", "layers.1": "npu:1"},
+         npu_staging=staging)  # fmt: skip
+    given = ckptfmt.LoadOptions(npu_staging=staging, pool_nbytes=pool_nbytes)
+    with Peak() as peak:
+        found = ckptfmt.load(path, device=device, options=given)
+    nbytes = sum(tensor.nbytes for tensor in found.values())
+    assert nbytes > 7 * pool_nbytes, "the model fits the pool, and nothing is shown"
+    assert peak.nbytes <= bound, f"{peak.nbytes / MiB:.1f} MiB, the bound is {bound / MiB:.1f}"
+    assert last_stats().peak_pool_nbytes <= (2 if isinstance(device, dict) else 1) * pool_nbytes
