@@ -176,6 +176,9 @@ class Engine:
     def device_fault(self) -> tuple[str, int, str]:
         """The device's function that failed, its code and what the runtime said."""
     @property
+    def release_fault(self) -> tuple[str, int, str] | None:
+        """A function that should have given back a stream or an event and failed; as above."""
+    @property
     def undrained(self) -> bool:
         """Reads or copies cannot be waited for and may still be in flight, in the plan's memory."""
     @property

@@ -12,6 +12,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uintptr_t
 from libc.stdlib cimport calloc, free
 
 from ckptfmt._native.atomic cimport fetch_add, load_flag, set_flag
+from ckptfmt._native.device cimport Fault
 from ckptfmt._native.device_acl cimport acl_ops
 from ckptfmt._native.direct cimport NO_MORE, begin, complete, give_back
 from ckptfmt._native.io cimport IoOps
@@ -132,7 +133,7 @@ cdef void run_worker(Run *run, const IoOps *table) noexcept nogil:
         elif lane_open(run, &w.lane, w.number):
             work(run, &w)
             lane_close(run, &w.lane)
-        if not run.undrained:
+        if w.in_flight == 0:
             w.table.close(w.io)
     free(w.slots)
 
@@ -221,6 +222,13 @@ cdef class Engine:
     def device_fault(self):
         call = self.run.fault.call if self.run.fault.call != NULL else b""
         return call.decode(), self.run.fault.code, self.run.fault.message.decode(errors="replace")
+
+    @property
+    def release_fault(self):
+        cdef const Fault *fault = &self.run.release_fault
+        if not load_flag(&self.run.unreleased):
+            return None
+        return fault.call.decode(), fault.code, fault.message.decode(errors="replace")
 
     @property
     def undrained(self):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ckptfmt import _core
+from ckptfmt.device_errors import device_error
 from ckptfmt.errors import CleanupWarning, FileError
 from ckptfmt.stats import LoadStats
 from ckptfmt.workers import run_workers
@@ -106,20 +107,27 @@ class _Running:
 
     def leak(self) -> None:
         """Keep for ever what reads or copies may still use."""
+        if not self.engine.undrained:
+            return
         _LEAKED.append((self, self.reading.keep))
         if self.reading.transfer is not None:
             self.reading.transfer.abandon()
 
+    def tell_leaks(self) -> None:
+        """Warn of what could not be given back."""
+        told = []
+        if self.engine.undrained:
+            nbytes = self.reading.plan.nbytes
+            told.append(f"reads or copies of {nbytes} bytes cannot be waited for; "
+                        "their memory is never freed")  # fmt: skip
+        if self.engine.release_fault is not None:
+            told.append(f"{device_error(*self.engine.release_fault)}; it is never freed")
+        for text in told:
+            warnings.warn(text, CleanupWarning, stacklevel=4)
+
     def outcome(self) -> LoadStats:
         """What was done, or the error."""
         engine, reading = self.engine, self.reading
-        if engine.undrained:
-            self.leak()
-            warnings.warn(
-                f"reads or copies of {reading.plan.nbytes} bytes cannot be waited for; "
-                "their memory is never freed",
-                CleanupWarning, stacklevel=4,
-            )  # fmt: skip
         if engine.failure is not None:
             raise reading.error(self.ops, engine.failure, engine.device_fault)
         io, reason = self.io, self.io_reason
@@ -211,12 +219,11 @@ def run_together(
             work, sum(one.threads for one in running), name="ckptfmt", stop=stop,
             meanwhile=meanwhile, tick=tick if progress is not None else None,
         )  # fmt: skip
-    except BaseException:
+    finally:
         for one in running:
-            if one.engine.undrained:
-                one.leak()
-        raise
+            one.leak()  # all of them first: what is told next may be raised
     for one in running:
+        one.tell_leaks()
         if one.reading.trace is not None:
             one.reading.trace.append(_traced(one))
     # The one that failed first stopped the others, which then have nothing to tell.

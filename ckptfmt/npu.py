@@ -85,6 +85,11 @@ class Npu:
                 hint="spread the model over several devices with device={...}, load by names, "
                 "or use stream()",
             ) from error
+        except RuntimeError as error:
+            said = str(error).strip().splitlines()[:1]
+            raise DeviceError(
+                f"{self.name}: torch cannot allocate {nbytes} bytes: {' '.join(said)}"
+            ) from error
 
     @contextmanager
     def ordered(self) -> Iterator[int]:

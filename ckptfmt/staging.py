@@ -163,7 +163,13 @@ def _try_copy(npu: Npu, pool: Pool, *, wait: bool) -> None:
     if wait:
         npu.acl.copy(there.data_ptr(), pool.address, SECTOR, to_device=True)
     else:
-        npu.acl.copy_async(there.data_ptr(), pool.address, SECTOR)
+        try:
+            npu.acl.copy_async(there.data_ptr(), pool.address, SECTOR)
+        except DeviceError:
+            if npu.acl.undrained:
+                pool.abandon()
+                _LEAKED.append(there)
+            raise
     back = ctypes.create_string_buffer(SECTOR)
     npu.acl.copy(ctypes.addressof(back), there.data_ptr(), SECTOR, to_device=False)
     if back.raw != sent:

@@ -48,6 +48,9 @@ class Acl:
         """Copy and wait; ordered against no stream."""
     def copy_async(self, target: int, source: int, nbytes: int) -> None:
         """Queue one copy to the device on a stream of its own, as the engine's are; wait for it."""
+    @property
+    def undrained(self) -> bool:
+        """A copy of :meth:`copy_async` could not be waited for and may still read its source."""
     def record(self, stream: int) -> int:
         """An event behind what a stream has been given so far; the caller destroys it."""
     def synchronize(self, stream: int) -> None:

@@ -7,8 +7,8 @@ from libc.stdint cimport uint64_t, uintptr_t
 from libc.string cimport memset
 
 from ckptfmt._native.acl_symbols cimport (
-    AT_HOST, DEVICE_TO_HOST, HOST_MAPPED, HOST_TO_DEVICE, MEMORY_HBM, REPEAT_INITIALIZE,
-    PointerAttributes, acl, check, failed, need_acl, raised,
+    AT_HOST, CONTEXT_NULL, DEVICE_TO_HOST, HOST_MAPPED, HOST_TO_DEVICE, MEMORY_HBM,
+    REPEAT_INITIALIZE, PointerAttributes, acl, check, failed, need_acl, raised,
 )
 from ckptfmt._native.device cimport DeviceOps, Fault
 from ckptfmt._native.device_acl cimport acl_ops, make_event
@@ -41,8 +41,10 @@ cdef class _Entered:
         cdef int code
         with nogil:
             code = acl.current_context(&self.before)
-        if code != 0:
+        if code == CONTEXT_NULL:
             self.before = NULL               # the thread has none yet
+        else:
+            check(b"aclrtGetCurrentContext", code)
         with nogil:
             code = acl.set_device(self.device)
         check(b"aclrtSetDevice", code)
@@ -62,6 +64,7 @@ cdef class _Entered:
 @cython.final
 cdef class Acl:
     cdef int device
+    cdef readonly bint undrained
 
     def __init__(self, device):
         need_acl()
@@ -174,12 +177,11 @@ cdef class Acl:
             check(b"aclrtMemcpy", code)
 
     def copy_async(self, target, source, nbytes):
-        """Queue one copy on a stream of its own and wait for it, as the engine's copies are."""
         cdef void *queue = NULL
         cdef void *c_target = <void *><uintptr_t>target
         cdef void *c_source = <void *><uintptr_t>source
         cdef size_t c_nbytes = nbytes
-        cdef int code, device = self.device
+        cdef int code, device = self.device, released = 0
         cdef bint yes = False
         cdef Fault fault, second
         cdef const DeviceOps *ops = acl_ops()
@@ -191,8 +193,16 @@ cdef class Acl:
                     code = ops.record(queue, 0, &fault)
                 if code == 0:
                     code = ops.arrived(queue, 0, True, &yes, &fault)
-                if ops.drain(queue, &second) == 0:
-                    ops.close(queue, &second)
+                # As in `lane_close`: waiting may tell of a failure once, and be over all the same.
+                if ops.drain(queue, &second) != 0:
+                    if code == 0:
+                        code = 1
+                        fault = second
+                    self.undrained = ops.drain(queue, &second) != 0
+                if not self.undrained:
+                    released = ops.close(queue, &second)
+        if released != 0:
+            warnings.warn(f"{raised(&second)}; it is never freed", CleanupWarning)
         if code != 0:
             raise raised(&fault)
 

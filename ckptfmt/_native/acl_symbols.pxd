@@ -8,6 +8,7 @@ from ckptfmt._native.device cimport Fault
 
 cdef enum:
     REPEAT_INITIALIZE = 100002
+    CONTEXT_NULL = 107002
     HOST_TO_DEVICE = 1
     DEVICE_TO_HOST = 2
     MEMORY_HBM = 1            # DDR-only chips answer for their DDR

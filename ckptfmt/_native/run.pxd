@@ -80,6 +80,8 @@ cdef struct Run:              # no lock: constants, counters, a flag and a latch
     int kind, code
     int64_t failed_op, failed_block
     Fault fault               # of the device
+    int unreleased            # something of the device's could not be given back,
+    Fault release_fault       # the first of it
     bint undrained            # reads or copies are in flight that cannot be waited for
     int ring_errno            # why a worker had to do without its ring
     long long without_ring    # how many had to
@@ -125,3 +127,9 @@ cdef inline void fail_device(Run *run, int64_t op, const Fault *fault) noexcept 
         run.code = fault.code
         run.failed_op = op
     set_flag(&run.stop)
+
+
+cdef inline void note_unreleased(Run *run, const Fault *fault) noexcept nogil:
+    """What could not be given back is lost, but the bytes have arrived: no failure."""
+    if latch(&run.unreleased):
+        run.release_fault = fault[0]

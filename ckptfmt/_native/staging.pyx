@@ -12,7 +12,8 @@ from libc.string cimport memcpy
 from ckptfmt._native.atomic cimport fetch_add
 from ckptfmt._native.device cimport Fault
 from ckptfmt._native.run cimport (
-    AWAITING_DEVICE, COPYING, READ_FAILED, Copy, Run, fail, fail_device, note, now_ns,
+    AWAITING_DEVICE, COPYING, READ_FAILED, Copy, Run, fail, fail_device, note, note_unreleased,
+    now_ns,
 )
 
 
@@ -34,6 +35,7 @@ cdef bint lane_open(Run *run, Lane *lane, int worker) noexcept nogil:
     lane.travelling = <unsigned *>(lane.op + run.n_slots)
     if run.device.open(&lane.queue, run.device_number, run.after, run.n_slots, &fault) != 0:
         fail_device(run, 0, &fault)
+        free(lane.since)
         return False
     return True
 
@@ -41,12 +43,17 @@ cdef bint lane_open(Run *run, Lane *lane, int worker) noexcept nogil:
 cdef void lane_close(Run *run, Lane *lane) noexcept nogil:
     """Wait for what is queued, then release. What cannot be waited for is never freed."""
     cdef Fault fault
+    cdef bint drained
     if lane.queue != NULL:
-        if run.device.drain(lane.queue, &fault) != 0:
+        drained = run.device.drain(lane.queue, &fault) == 0
+        if not drained:
+            # Waiting tells of a copy that has failed, once; the next one tells whether all is over.
+            fail_device(run, 0, &fault)
+            drained = run.device.drain(lane.queue, &fault) == 0
+        if not drained:
             run.undrained = True
-            fail_device(run, 0, &fault)
         elif run.device.close(lane.queue, &fault) != 0:
-            fail_device(run, 0, &fault)
+            note_unreleased(run, &fault)
         lane.queue = NULL
     free(lane.since)
     lane.since = NULL
