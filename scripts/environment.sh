@@ -4,9 +4,11 @@
 # PYTHON         the interpreter to use; else the first of python3, python3.14 … python3.10 that runs
 # CKPTFMT_TORCH  what to give pip for torch, options included. The pin keeps all machines on one
 #                version; where the index has a build for CPUs only, name that to save gigabytes.
+# CKPTFMT_TORCH_NPU  the same for torch_npu, which has to be of torch's own version.
 
 ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
 TORCH="${CKPTFMT_TORCH:-torch==2.13.0}"
+TORCH_NPU="${CKPTFMT_TORCH_NPU:-torch-npu==2.13.0}"
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
@@ -167,6 +169,33 @@ install_for_tests() {
         die "cannot install ckptfmt" "see above"
     (cd "$ROOT" && quietly "building the extensions" "$VENV/bin/python" setup.py --quiet \
         build_ext --inplace) || die "cannot build the extensions" "see above"
+}
+
+# Another environment on top of the one for tests, with torch_npu: it comes with every `import torch`
+# and so must not be where the other tests are. Sets NPU_PYTHON, or NPU_MISSING to the reason why not.
+install_torch_npu() {
+    local tests="$VENV" cuda
+    export NPU_PYTHON="" NPU_MISSING=""
+    cuda="$("$tests/bin/python" -c 'import torch; print(torch.version.cuda or "")')"
+    if [ -n "$cuda" ]; then
+        NPU_MISSING="torch is built for CUDA, which torch_npu refuses: CKPTFMT_TORCH names another build"
+    elif ! (make_torch_npu "$tests" >&2); then
+        NPU_MISSING="$TORCH_NPU cannot be installed with $("$PYTHON" --version): see above"
+    else
+        NPU_PYTHON="$ROOT/.venv-npu/bin/python"
+    fi
+    [ -z "$NPU_MISSING" ] || say "tests of loads to NPUs will be skipped: $NPU_MISSING"
+}
+
+# In a shell of its own: VENV and PATH of the caller stay.
+make_torch_npu() {
+    local packages
+    make_venv .venv-npu
+    packages="$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+    printf '%s\n' "$packages" "$ROOT" \
+        >"$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth"
+    # shellcheck disable=SC2086  # it may hold options of pip
+    once torch-npu -- quietly "installing $TORCH_NPU" pip_install --no-deps $TORCH_NPU pyyaml
 }
 
 # copy_sources FOLDER: what a build and the tests need, without anything that was built.

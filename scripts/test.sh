@@ -14,6 +14,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 check_tools
 make_venv .venv-test
 install_for_tests torch test
+install_torch_npu
 
 # The tests of a FAT-like filesystem mount one of their own.
 if ! python -c 'import fuse' >/dev/null 2>&1 || ! command -v fusermount >/dev/null; then

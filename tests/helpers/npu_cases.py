@@ -9,6 +9,7 @@ child.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -88,7 +89,7 @@ class Case:
         return " ".join([self.function, *(f"{name}={value}" for name, value in self.arguments)])
 
 
-def case(function: str, **arguments: Any) -> Case:
+def case(function: str, /, **arguments: Any) -> Case:
     """A case with its keywords."""
     return Case(function, tuple(arguments.items()))
 
@@ -156,8 +157,6 @@ def _run_child(place: Place, cases: Sequence[Case], folder: Path) -> tuple[list[
 
 def held(simulator: Simulator) -> dict[str, int]:
     """What this process and the runtime hold, once torch has given back what it can."""
-    import gc
-
     import torch
 
     gc.collect()
@@ -210,9 +209,9 @@ def attempt(module: str, name: str, arguments: Mapping[str, Any]) -> str:
         simulator.fail("")
         after = held(simulator)
     problems += elsewhere
-    for name, n in after.items():
-        if n != before[name] + left.get(name, 0):
-            problems.append(f"{name}: {before[name]} before, {n} after")
+    for kind, n in after.items():
+        if n != before[kind] + left.get(kind, 0):
+            problems.append(f"{kind}: {before[kind]} before, {n} after")
     if len(problems) > 0 and after["violation_count"] != before["violation_count"]:
         problems += simulator.account()["violations"][-5:]
     return "\n".join(problems)
@@ -255,6 +254,8 @@ def main() -> None:
     request = json.load(sys.stdin)
     os.environ["NPU_CASES_FOLDER"] = request["folder"]
     warm_up()
+    gc.collect()
+    gc.freeze()  # what torch is made of is not looked through in every case
     for name, arguments in request["cases"]:
         module, _, function = name.partition(".")
         faulthandler.dump_traceback_later(TIMEOUT_S, exit=True)

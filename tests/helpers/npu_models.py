@@ -30,7 +30,8 @@ FLOATS = ["F16", "BF16", "F32", "F64"]
 
 def random_bytes(nbytes: int, seed: int) -> Any:
     """The same bytes for the same seed, quickly."""
-    words = np.random.Generator(np.random.SFC64(seed)).integers(0, 1 << 64, nbytes // 8 + 1, np.uint64)
+    random = np.random.Generator(np.random.SFC64(seed))
+    words = random.integers(0, 1 << 64, nbytes // 8 + 1, np.uint64)
     return words.view(np.uint8)[:nbytes]
 
 
@@ -66,7 +67,7 @@ def mixed() -> Tensors:
 
 
 def large() -> Tensors:
-    """Few tensors, of which two span partitions of 8 MiB; around the size that has its own memory."""
+    """Few tensors, two of which span partitions of 8 MiB; around the size of an allocation."""
     found = {
         "layers.0.weight": tensor("BF16", (2048, 4101), 10),
         "layers.1.weight": tensor("F32", (1031, 1033), 11),
@@ -95,7 +96,8 @@ def tiny() -> Tensors:
     random = np.random.default_rng(4)
     found: Tensors = {}
     for i in range(4):
-        found[f"layers.{i}.weight"] = torch.from_numpy(random.standard_normal((211 + i, 1021))).float()
+        numbers = random.standard_normal((211 + i, 1021))
+        found[f"layers.{i}.weight"] = torch.from_numpy(numbers).float()
         found[f"layers.{i}.bias"] = torch.from_numpy(random.standard_normal(97 + i)).half()
     return {**found, "head.bias": found["layers.0.bias"]}
 
@@ -110,7 +112,8 @@ def floats() -> Tensors:
             exponents = random.uniform(-45, 45, n)
             values = random.choice([-1.0, 1.0], n) * random.uniform(1, 10, n) * 10.0**exponents
             found[f"{dtype}.{name}"] = torch.from_numpy(values).to(torch_dtype)
-        found[f"{dtype}.even"] = (1 + torch.arange(4096, dtype=torch.float64) / 4096).to(torch_dtype)
+        numbers = 1 + torch.arange(4096, dtype=torch.float64) / 4096
+        found[f"{dtype}.even"] = numbers.to(torch_dtype)
     return {**found, "tied": found["BF16.b"]}
 
 

@@ -1,4 +1,4 @@
-"""Children with torch_npu on the simulated runtime: which cases go into which, and two at a time."""
+"""Children with torch_npu on the simulated runtime: which cases go into which, two at a time."""
 
 from __future__ import annotations
 

@@ -63,7 +63,6 @@ OTHERS = [
     (EP["8.0.0"], case("loading.refused", letter="B", because="aclrtHostRegister")),
     (EP["8.5.0"], case("loading.some", names=("layers.[12].*",))),
     (EP["8.5.0"], case("loading.sixteen_at_once", model="large")),
-    (EP["8.5.0"], case("loading.every_dtype_but_these_has_cpu")),
 ]
 
 

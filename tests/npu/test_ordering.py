@@ -32,7 +32,18 @@ def each(names: list[str], letters: str = "ACDE") -> list[tuple[Place, Case]]:
     ]
 
 
-RIGHT = [*each(SCENARIOS), *each(["hundred_times"])]
+RIGHT = each(SCENARIOS)
+RIGHT += [
+    (where, case("ordering.many_times", staging=letter, count=100 if where.queue == 1 else 20))
+    for letter, places in PLACES.items()
+    for where in places
+]
+HUNDRED = [
+    (where, case("ordering.many_times", staging=letter, count=100))
+    for letter, places in PLACES.items()
+    for where in places
+    if where.queue != 1
+]
 RIGHT += [
     (where, case("ordering.memory_reused", staging="A", sync_copy=True)) for where in PLACES["A"]
 ]
@@ -46,6 +57,12 @@ WRONG = [
 
 @pytest.mark.parametrize(("place", "case"), RIGHT, ids=[f"{p} {c}" for p, c in RIGHT])
 def test_the_order_is_kept(place: Place, case: Case, children: Children) -> None:
+    children.check(place, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "case"), HUNDRED, ids=[f"{p} {c}" for p, c in HUNDRED])
+def test_a_hundred_times(place: Place, case: Case, children: Children) -> None:
     children.check(place, case)
 
 

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from tests.helpers.npu_cases import Place
 from tests.helpers.pairwise import pairs_of, pairwise, possible_pairs
 from tests.npu.matrix import (
-    CHILDREN, FACTORS, full, is_in_few_children, is_possible, place_of, small, strategies,
+    CHILDREN,
+    FACTORS,
+    full,
+    is_in_few_children,
+    is_possible,
+    place_of,
+    small,
+    strategies,
 )  # fmt: skip
 
 TOY: dict[str, list[object]] = {"a": [1, 2, 3], "b": ["x", "y"], "c": [True, False], "d": [0, 1, 2]}

@@ -211,7 +211,8 @@ def test_a_cut_plan_makes_the_same_reads_in_more_ops(seed: int, padding: bool) -
     begins = found.ops["first_block"]
     assert set(np.flatnonzero(before)) | set(whole.ops["first_block"]) == set(begins)
     assert found.nbytes == whole.nbytes
-    assert found.op_of_block.tolist() == (np.searchsorted(begins, range(len(before)), "right") - 1).tolist()  # fmt: skip
+    owners = np.searchsorted(begins, range(len(before)), "right") - 1
+    assert found.op_of_block.tolist() == owners.tolist()
     for field in ("offset", "address"):
         old = whole.ops[field][whole.op_of_block] + whole.blocks["start"]
         new = found.ops[field][found.op_of_block] + found.blocks["start"]

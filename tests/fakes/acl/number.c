@@ -115,7 +115,8 @@ void number_store(int dtype, char *at, struct number number)
     int64_t as_whole = !number.is_real ? number.whole : fabs(number.real) < 9.2e18 ? (int64_t)number.real : 0;
     switch (dtype) {
     case FLOAT: STORE(float, as_real)
-    case FLOAT16: STORE(uint16_t, double_to_half(as_real))
+    /* By way of float, as torch's CPU does it: 16 bits are rounded twice. */
+    case FLOAT16: STORE(uint16_t, double_to_half((float)as_real))
     case BF16: STORE(uint16_t, float_to_bf16((float)as_real))
     case DOUBLE: STORE(double, as_real)
     case INT8: STORE(int8_t, as_whole)

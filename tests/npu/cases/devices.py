@@ -13,7 +13,15 @@ import ckptfmt
 from tests.helpers.npu_cases import held
 from tests.helpers.simulator import Simulator
 from tests.npu.cases.expected import (
-    check_all, check_equal, device_of, expected, last_stats, load, options, path_of, simulated,
+    check_all,
+    check_equal,
+    device_of,
+    expected,
+    last_stats,
+    load,
+    options,
+    path_of,
+    simulated,
 )  # fmt: skip
 from tests.npu.cases.faults import copy_of, flip
 
@@ -21,7 +29,7 @@ MiB = 1 << 20
 
 
 def mapped(model: str, device: Any, owners: list[tuple[str, str]]) -> None:
-    """By names of modules, the longest first; `owners` are beginnings of names, the first decides."""
+    """By names of modules, the longest first; of `owners`, beginnings of names, the first."""
 
     def owner(name: str) -> str:
         return next(where for start, where in owners if name.startswith(start))
@@ -111,7 +119,7 @@ def stops_the_others() -> None:
                     options=options(op_nbytes=MiB, depth=1, threads=1),
                 )  # fmt: skip
             except ckptfmt.ChecksumError as error:
-                assert error.tensor == "layers.2.more"  # noqa: PT017
+                assert error.tensor == "layers.2.more"
             else:
                 raise AssertionError("the damage was not seen")
         assert simulator.account()["devices"][1]["h2d_nbytes"] - start < total
@@ -124,7 +132,7 @@ def no_such_device() -> None:
     try:
         load("tiny", "npu:7")
     except ckptfmt.DeviceError as error:
-        assert "npu:7" in str(error)  # noqa: PT017
+        assert "npu:7" in str(error)
         assert "2 devices" in str(error)
     else:
         raise AssertionError("there is no npu:7")

@@ -17,12 +17,6 @@ from ckptfmt.stats import LoadStats
 from tests.helpers.npu_models import MODELS, Tensors
 from tests.helpers.simulator import Simulator
 
-#: torch_npu 2.13.0 makes no copy of these; their bytes come back through a view.
-ONLY_AS_BYTES = {
-    torch.uint16, torch.uint32, torch.uint64, torch.complex32, torch.float8_e4m3fnuz,
-    torch.float8_e5m2fnuz, torch.float8_e8m0fnu, torch.float4_e2m1fn_x2,
-}  # fmt: skip
-
 
 class WrongBytesError(AssertionError):
     """A tensor came out other than it was stored."""
@@ -44,18 +38,11 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
-def to_cpu(tensor: torch.Tensor) -> torch.Tensor:
-    """``t.cpu()``, by way of its bytes where torch_npu cannot."""
-    if tensor.dtype not in ONLY_AS_BYTES or not tensor.numel():
-        return tensor.cpu()
-    return tensor.view(-1).view(torch.uint8).cpu().view(tensor.dtype).view(tensor.shape)
-
-
 def check_equal(name: str, found: torch.Tensor, wanted: torch.Tensor) -> None:
     """Same dtype, shape and bytes."""
     assert found.dtype == wanted.dtype, f"{name}: {found.dtype}, expected {wanted.dtype}"
     assert found.shape == wanted.shape, f"{name}: {found.shape}, expected {wanted.shape}"
-    a, b = as_bytes(to_cpu(found)), as_bytes(wanted)
+    a, b = as_bytes(found.cpu()), as_bytes(wanted)
     if not torch.equal(a, b):
         wrong = (a != b).nonzero().flatten()
         first = int(wrong[0])

@@ -1,8 +1,8 @@
 """Loads between torch's operators: on memory that they still write and read, and right after them.
 
 torch's stream is held up while the load begins. Operators that are queued behind that, and that a
-load does not wait for, write over what it has loaded. So that these tests are known to see that, each
-can be run with the loader's waiting taken out, and then has to go wrong.
+load does not wait for, write over what it has loaded. So that these tests are known to see that,
+each can be run with the loader's waiting taken out, and then has to go wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ import ckptfmt
 from ckptfmt.npu import Npu
 from tests.helpers.simulator import Simulator
 from tests.npu.cases.expected import (
-    WrongBytesError, as_bytes, check_all, check_equal, expected, load, options, path_of, simulated,
+    WrongBytesError,
+    as_bytes,
+    check_all,
+    check_equal,
+    expected,
+    load,
+    options,
+    path_of,
+    simulated,
 )  # fmt: skip
 
 Tensors = dict[str, torch.Tensor]
@@ -40,8 +48,9 @@ def never_waiting() -> Iterator[None]:
     def unordered(self: Npu) -> Iterator[int]:
         yield 0
 
-    with mock.patch.object(Npu, "ordered", unordered), mock.patch.object(
-        Npu, "wait_for_torch", lambda self: None
+    with (
+        mock.patch.object(Npu, "ordered", unordered),
+        mock.patch.object(Npu, "wait_for_torch", return_value=None),
     ):
         yield
 
@@ -206,7 +215,7 @@ def goes_wrong_without_waiting(scenario: str, staging: str) -> None:
 # ---- again and again ----
 
 
-def hundred_times(staging: str, count: int = 100) -> None:
+def many_times(staging: str, count: int) -> None:
     """Load, spoil, drop, load: the same memory each time, and never a wrong byte."""
     wrong, again = [], 0
     stream = torch.npu.Stream()
@@ -219,7 +228,8 @@ def hundred_times(staging: str, count: int = 100) -> None:
                 found = load("tiny", npu_staging=staging)
                 again += bool({whole.data_ptr() for whole in memory_of(found)} & where)
                 # Operators at once, on this stream; what they give is looked at below.
-                sums = {name: tensor + tensor for name, tensor in found.items()}
+                some = list(found)[turn % 3 :: 3]
+                sums = {name: found[name] + found[name] for name in some}
                 try:
                     check_all(found, "tiny")
                     for name, total in sums.items():
