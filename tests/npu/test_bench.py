@@ -1,4 +1,4 @@
-"""The benchmark of loads to NPUs at toy size: it runs, checks what it loads, and leaves a record."""
+"""The benchmark of loads to NPUs at toy size: it runs, checks what it loads, leaves a record."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def test_record(runtime: None, tmp_path: Path) -> None:
     # A paced link cannot be faster than it is.
     assert summary["paced"]["ratio_min"] >= 0.99
     assert summary["paced"]["bottlenecks"] == ["device"]
-    assert 0 < summary["memory"]["own_peak_nbytes"]
+    assert summary["memory"]["own_peak_nbytes"] > 0
     for run in record["runs"]:
         assert not any(run.get("account", {}).values())
