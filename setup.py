@@ -39,6 +39,7 @@ setup(
             extension("_native.checksum", "ckptfmt/_native/crc32c.c"),
             extension("_native.device_acl"),
             extension("_native.direct"),
+            extension("_native.dlpack"),
             extension("_native.files"),
             extension("_native.io_pread"),
             extension("_native.io_uring"),

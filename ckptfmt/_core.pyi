@@ -10,6 +10,7 @@ from ckptfmt._native.acl_symbols import open_acl as open_acl
 from ckptfmt._native.checksum import crc32c as crc32c
 from ckptfmt._native.checksum import crc32c_combine as crc32c_combine
 from ckptfmt._native.checksum import crc32c_implementation as crc32c_implementation
+from ckptfmt._native.dlpack import capsule as capsule
 from ckptfmt._native.files import cached_nbytes as cached_nbytes
 from ckptfmt._native.files import dio_alignment as dio_alignment
 from ckptfmt._native.files import fallocate as fallocate
@@ -26,6 +27,7 @@ __all__ = [
     "Region",
     "acl_has",
     "cached_nbytes",
+    "capsule",
     "crc32c",
     "crc32c_combine",
     "crc32c_implementation",

@@ -29,15 +29,16 @@ from ckptfmt._native.worker cimport Slot, Worker
 from ckptfmt._native.acl_control import Acl, acl_has
 from ckptfmt._native.acl_symbols import open_acl
 from ckptfmt._native.checksum import crc32c, crc32c_combine, crc32c_implementation
+from ckptfmt._native.dlpack import capsule
 from ckptfmt._native.files import (
     cached_nbytes, dio_alignment, fallocate, pread_into, rename_exchange, resident_nbytes,
 )
 from ckptfmt._native.memory import Memory, Region
 
 __all__ = [
-    "Acl", "Engine", "Memory", "Region", "acl_has", "cached_nbytes", "crc32c", "crc32c_combine",
-    "crc32c_implementation", "dio_alignment", "fallocate", "io_uring_errno", "open_acl",
-    "pread_into", "rename_exchange", "resident_nbytes",
+    "Acl", "Engine", "Memory", "Region", "acl_has", "cached_nbytes", "capsule", "crc32c",
+    "crc32c_combine", "crc32c_implementation", "dio_alignment", "fallocate", "io_uring_errno",
+    "open_acl", "pread_into", "rename_exchange", "resident_nbytes",
 ]
 
 cdef char *buffered_address(Run *run, Worker *w, int64_t i, unsigned s) noexcept nogil:

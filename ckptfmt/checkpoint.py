@@ -252,7 +252,7 @@ class Checkpoint:
         return self._stats
 
     def _remember(self, stats: LoadStats, request: loading.Request) -> None:
-        nbytes = sum(self.index.tensors[p].nbytes for p in set(request.chosen.values()))
+        nbytes = self.files.nbytes(request.chosen.values())
         self._stats = remember(replace(stats, nbytes=nbytes))
 
     # ---- end ----

@@ -27,7 +27,7 @@ from ckptfmt.partitions import (
 from ckptfmt.read_plan import Extents
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import numpy as np
     import numpy.typing as npt
@@ -100,6 +100,11 @@ class CheckpointFiles:
                 crc = crc32c_combine(crc, int(self.crcs[block]), nbytes)
                 block += 1
         return crc
+
+    def nbytes(self, positions: Iterable[int]) -> int:
+        """Bytes of some tensors, padding not counted."""
+        mine = self.extents.of_tensors(list(positions))
+        return int(self.extents.nbytes[mine].sum())
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

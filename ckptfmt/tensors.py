@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptfmt._core import capsule
 from ckptfmt.dtypes import DTYPES, Dtype, import_torch, to_torch
 from ckptfmt.errors import OptionError, UnsupportedDtypeError
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from ckptfmt.index import TensorEntry
 
 FRAMEWORKS = ("torch", "numpy")
+#: DLPack's codes of the dtypes that every torch takes as capsules.
+DLPACK_CODES = {
+    "BOOL": 6, "U8": 1, "I8": 0, "I16": 0, "I32": 0, "I64": 0,
+    "F16": 2, "BF16": 4, "F32": 2, "F64": 2, "C64": 5, "C128": 5,
+}  # fmt: skip
 
 
 def check_framework(framework: str, entries: Iterable[TensorEntry]) -> None:
@@ -39,15 +45,17 @@ def maker(framework: str) -> Callable[[TensorEntry, Region | None], Any]:
 
 def _torch_maker() -> Callable[[TensorEntry, Region | None], Any]:
     torch = import_torch()
-    known: dict[str, tuple[Any, Dtype]] = {}
+    known: dict[str, tuple[Any, Dtype, int | None]] = {}
 
     def make(entry: TensorEntry, region: Region | None) -> Any:
         found = known.get(entry.dtype)
         if found is None:
             row = DTYPES[entry.dtype]
-            found = known[entry.dtype] = (to_torch(row), row)
-        dtype, row = found
+            found = known[entry.dtype] = (to_torch(row), row, DLPACK_CODES.get(row.name))
+        dtype, row, code = found
         shape = entry.shape
+        if region is not None and code is not None:
+            return torch.from_dlpack(capsule(region, code, row.bits, shape))
         if row.pack > 1:
             shape = (*shape[:-1], shape[-1] // row.pack)
         if region is None:
