@@ -18,13 +18,12 @@ DIRECTIVES = {
 }
 
 
-def extension(name: str, *c_files: str, libraries: tuple[str, ...] = ()) -> Extension:
+def extension(name: str, *c_files: str) -> Extension:
     pyx = "ckptfmt/" + name.replace(".", "/") + ".pyx"
     return Extension(
         f"ckptfmt.{name}",
         [pyx, *c_files],
         depends=["ckptfmt/_native/crc32c.h", "ckptfmt/_native/syscalls.h"],
-        libraries=list(libraries),
         extra_compile_args=["-O2", "-std=gnu11", *EXTRA_FLAGS],
         extra_link_args=[flag for flag in EXTRA_FLAGS if flag.startswith("-fsanitize")],
     )
@@ -35,7 +34,7 @@ setup(
         [
             extension("_core"),
             extension("_native.acl_control"),
-            extension("_native.acl_symbols", libraries=("dl",)),
+            extension("_native.acl_symbols"),
             extension("_native.checksum", "ckptfmt/_native/crc32c.c"),
             extension("_native.device_acl"),
             extension("_native.direct"),

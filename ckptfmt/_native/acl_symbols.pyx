@@ -4,15 +4,15 @@ A table of the functions that are used is filled by name. It is complete, or ope
 is missing; what only newer versions of CANN have may be absent and has a fallback.
 """
 
+from libc.stdint cimport uintptr_t
 from libc.string cimport memset, strncpy
-from posix.dlfcn cimport RTLD_GLOBAL, RTLD_NOW, dlerror, dlopen, dlsym
 
 from ckptfmt._native.device cimport MESSAGE, Fault
 
-from ckptfmt.device_errors import device_error
+import ctypes
+import os
 
-cdef extern from "<dlfcn.h>" nogil:
-    int RTLD_NOLOAD
+from ckptfmt.device_errors import device_error
 
 cdef bint is_open = False
 
@@ -35,18 +35,19 @@ cdef int failed(Fault *fault, const char *call, int code) noexcept nogil:
     return 1
 
 
-cdef object fill(void *library):
+cdef object fill(object library):
     """Look all names up; return those that are missing and must not be."""
     missing = []
-    cdef void **place
-    cdef void *found
+    cdef uintptr_t found
     cdef size_t offset
     for name, offset, needed in NAMES:
-        found = dlsym(library, name)
-        if found == NULL and needed:
-            missing.append(name.decode())
-        place = <void **>(<char *>&acl + offset)
-        place[0] = found
+        try:
+            found = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+        except AttributeError:
+            found = 0
+            if needed:
+                missing.append(name)
+        (<uintptr_t *>(<char *>&acl + offset))[0] = found
     return missing
 
 
@@ -56,53 +57,43 @@ cdef size_t at(void *field):
 
 
 cdef list NAMES = [
-    (b"aclInit", at(<void *>&acl.init), True),
-    (b"aclGetRecentErrMsg", at(<void *>&acl.recent_message), True),
-    (b"aclrtGetSocName", at(<void *>&acl.soc_name), True),
-    (b"aclrtGetRunMode", at(<void *>&acl.run_mode), True),
-    (b"aclrtSetDevice", at(<void *>&acl.set_device), True),
-    (b"aclrtGetCurrentContext", at(<void *>&acl.current_context), True),
-    (b"aclrtSetCurrentContext", at(<void *>&acl.set_context), True),
-    (b"aclrtMallocHost", at(<void *>&acl.malloc_host), True),
-    (b"aclrtFreeHost", at(<void *>&acl.free_host), True),
-    (b"aclrtGetMemInfo", at(<void *>&acl.memory_info), True),
-    (b"aclrtMemcpy", at(<void *>&acl.memcpy), True),
-    (b"aclrtMemcpyAsync", at(<void *>&acl.memcpy_async), True),
-    (b"aclrtCreateStream", at(<void *>&acl.create_stream), True),
-    (b"aclrtDestroyStream", at(<void *>&acl.destroy_stream), True),
-    (b"aclrtSynchronizeStream", at(<void *>&acl.synchronize_stream), True),
-    (b"aclrtCreateEvent", at(<void *>&acl.create_event), True),
-    (b"aclrtDestroyEvent", at(<void *>&acl.destroy_event), True),
-    (b"aclrtRecordEvent", at(<void *>&acl.record_event), True),
-    (b"aclrtQueryEvent", at(<void *>&acl.query_event), True),
-    (b"aclrtSynchronizeEvent", at(<void *>&acl.synchronize_event), True),
-    (b"aclrtStreamWaitEvent", at(<void *>&acl.stream_wait_event), True),
-    (b"aclrtQueryEventStatus", at(<void *>&acl.query_event_status), False),
-    (b"aclrtCreateEventExWithFlag", at(<void *>&acl.create_event_ex), False),
-    (b"aclrtCreateEventWithFlag", at(<void *>&acl.create_event_flag), False),
-    (b"aclrtHostRegister", at(<void *>&acl.host_register), False),
-    (b"aclrtHostRegisterV2", at(<void *>&acl.host_register_v2), False),
-    (b"aclrtHostUnregister", at(<void *>&acl.host_unregister), False),
-    (b"aclrtPointerGetAttributes", at(<void *>&acl.attributes), False),
-    (b"aclsysGetCANNVersion", at(<void *>&acl.cann_version), False),
+    ("aclInit", at(<void *>&acl.init), True),
+    ("aclGetRecentErrMsg", at(<void *>&acl.recent_message), True),
+    ("aclrtGetSocName", at(<void *>&acl.soc_name), True),
+    ("aclrtGetRunMode", at(<void *>&acl.run_mode), True),
+    ("aclrtSetDevice", at(<void *>&acl.set_device), True),
+    ("aclrtGetCurrentContext", at(<void *>&acl.current_context), True),
+    ("aclrtSetCurrentContext", at(<void *>&acl.set_context), True),
+    ("aclrtMallocHost", at(<void *>&acl.malloc_host), True),
+    ("aclrtFreeHost", at(<void *>&acl.free_host), True),
+    ("aclrtGetMemInfo", at(<void *>&acl.memory_info), True),
+    ("aclrtMemcpy", at(<void *>&acl.memcpy), True),
+    ("aclrtMemcpyAsync", at(<void *>&acl.memcpy_async), True),
+    ("aclrtCreateStream", at(<void *>&acl.create_stream), True),
+    ("aclrtDestroyStream", at(<void *>&acl.destroy_stream), True),
+    ("aclrtSynchronizeStream", at(<void *>&acl.synchronize_stream), True),
+    ("aclrtCreateEvent", at(<void *>&acl.create_event), True),
+    ("aclrtDestroyEvent", at(<void *>&acl.destroy_event), True),
+    ("aclrtRecordEvent", at(<void *>&acl.record_event), True),
+    ("aclrtQueryEvent", at(<void *>&acl.query_event), True),
+    ("aclrtSynchronizeEvent", at(<void *>&acl.synchronize_event), True),
+    ("aclrtStreamWaitEvent", at(<void *>&acl.stream_wait_event), True),
+    ("aclrtQueryEventStatus", at(<void *>&acl.query_event_status), False),
+    ("aclrtCreateEventExWithFlag", at(<void *>&acl.create_event_ex), False),
+    ("aclrtCreateEventWithFlag", at(<void *>&acl.create_event_flag), False),
+    ("aclrtHostRegister", at(<void *>&acl.host_register), False),
+    ("aclrtHostRegisterV2", at(<void *>&acl.host_register_v2), False),
+    ("aclrtHostUnregister", at(<void *>&acl.host_unregister), False),
+    ("aclrtPointerGetAttributes", at(<void *>&acl.attributes), False),
+    ("aclsysGetCANNVersion", at(<void *>&acl.cann_version), False),
 ]
 
 
 def open_acl(path, *, loaded_only=False):
-    cdef bytes name = path.encode()
-    cdef const char *c_name = name
-    cdef int flags = RTLD_NOW | RTLD_GLOBAL
-    cdef void *library
-    cdef const char *error
     global is_open
-    if loaded_only:
-        flags |= RTLD_NOLOAD
-    with nogil:
-        library = dlopen(c_name, flags)
-    if library == NULL:
-        error = dlerror()
-        raise OSError(error.decode(errors="replace") if error != NULL else f"{path}: not loaded")
-    missing = fill(library)
+    mode = os.RTLD_NOW | os.RTLD_GLOBAL | (os.RTLD_NOLOAD if loaded_only else 0)
+    # Through ctypes: an extension that calls dlopen itself, built with glibc 2.34, needs that.
+    missing = fill(ctypes.CDLL(path, mode))
     if missing:
         raise OSError(f"{path}: lacks {', '.join(missing)}")
     is_open = True

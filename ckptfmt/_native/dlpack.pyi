@@ -21,5 +21,5 @@ def capsule(region: Region, code: int, bits: int, shape: Sequence[int]) -> objec
     Raises
     ------
     ValueError
-        The shape needs other than the region's bytes.
+        The shape needs other than the region's bytes, or is none.
     """

@@ -15,6 +15,8 @@ from ckptfmt._native.memory cimport Region
 cdef enum:
     CPU = 1                   # kDLCPU
 
+cdef size_t MAX_NBYTES = <size_t>1 << 62
+
 cdef struct DLDevice:
     int32_t device_type
     int32_t device_id
@@ -67,6 +69,8 @@ def capsule(Region region not None, code, bits, shape):
     try:
         for i in range(ndim):
             c_shape[i] = shape[i]
+            if c_shape[i] < 0 or (c_shape[i] > 0 and nbytes > MAX_NBYTES // <size_t>c_shape[i]):
+                raise ValueError(f"{shape} is no shape")
             nbytes *= <size_t>c_shape[i]
         if nbytes != <size_t>region.c_nbytes:
             raise ValueError(f"{shape} of {bits} bits needs {nbytes} bytes, not {region.c_nbytes}")
