@@ -53,8 +53,13 @@ EVERY += [
     (PLACES[letter], case("faults.calls", staging=letter, probing=False, expected=tuple(functions)))
     for letter, functions in CALLED.items()
 ]
+#: torch_npu 2.13.0 takes this for a driver that does not match and goes on without the memory: the
+#: process ends in torch.empty, whoever calls it.
+TORCH_DIES = ("aclrtMallocAlign32", 207000)
 ALL_CODES = [
-    (PLACES[letter], case("faults.at", staging=letter, function=function, codes=tuple(MANY)))
+    (PLACES[letter],
+     case("faults.at", staging=letter, function=function,
+          codes=tuple(code for code in MANY if (function, code) != TORCH_DIES)))
     for letter, functions in CALLED.items()
     for function in functions
 ]
