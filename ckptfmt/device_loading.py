@@ -19,11 +19,12 @@ from ckptfmt.reading import MAX_THREADS, Transfer
 from ckptfmt.stats import LoadStats
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
 
     from ckptfmt.dtypes import Dtype
+    from ckptfmt.index import Index
     from ckptfmt.loading import Request
     from ckptfmt.options import LoadOptions
     from ckptfmt.read_plan import ReadPlan
@@ -132,12 +133,14 @@ def load(request: Request, devices: Devices) -> tuple[dict[str, Any], LoadStats]
     npus = {name: devices.npu(name) for name in places}
     began = time.perf_counter()
     made: dict[int, Any] = {}
-    destinations = []
-    for name, positions in places.items():
-        destination, found = _allocate(request, npus[name], positions)
-        destinations.append(destination)
-        made.update(found)
-    stats = read_to(request, destinations, devices.traces)
+    memories = [_allocate(request, npus[name], mine) for name, mine in places.items()]
+
+    def make() -> None:  # nobody sees the tensors before their bytes have landed
+        for memory in memories:
+            memory.make(made)
+
+    destinations = [memory.destination for memory in memories]
+    stats = read_to(request, destinations, devices.traces, make)
     given: set[int] = set()
     result = {}
     for name, position in request.chosen.items():
@@ -151,32 +154,44 @@ def load(request: Request, devices: Devices) -> tuple[dict[str, Any], LoadStats]
     )  # fmt: skip
 
 
-def _allocate(
-    request: Request, npu: Npu, positions: list[int]
-) -> tuple[Destination, dict[int, Any]]:
-    """Memory for the tensors of one device, and the tensors in it."""
+@dataclass(slots=True)
+class _Memory:
+    """What torch has given for the tensors of one device, and the tensors to be made in it."""
+
+    destination: Destination
+    index: Index
+    positions: list[int]
+    allocations: list[Any]
+    place: dict[int, tuple[int, int]]
+
+    def make(self, made: dict[int, Any]) -> None:
+        """Add the tensors to `made`, by position."""
+        view = tensors.device_maker(self.destination.npu.name)
+        for position in self.positions:
+            entry = self.index.tensors[position]
+            data = None
+            if position in self.place:
+                number, offset = self.place[position]
+                data = self.allocations[number][offset : offset + entry.nbytes]
+            made[position] = view(entry, data)
+
+
+def _allocate(request: Request, npu: Npu, positions: list[int]) -> _Memory:
+    """Memory for the tensors of one device."""
     index, extents = request.files.index, request.files.extents
     plan = device_plan.allocate_plan(index, positions)
-    memory = [npu.empty(nbytes) for nbytes in plan.allocations]
-    view = tensors.device_maker(npu.name)
-    made = {}
+    allocations = [npu.empty(nbytes) for nbytes in plan.allocations]
+    starts = [allocation.data_ptr() for allocation in allocations]
     place = plan.place  # made at each call
-    base: dict[int, int] = {}
-    room: dict[int, int] = {}
-    for position in positions:
-        entry = index.tensors[position]
-        nbytes = entry.nbytes
-        if nbytes == 0:
-            made[position] = view(entry, None)
-            continue
-        allocation, offset = place[position]
-        owner = memory[allocation]
-        made[position] = view(entry, owner[offset : offset + nbytes])
-        base[position] = owner.data_ptr() + offset
-        room[position] = plan.allocations[allocation] - offset
+    base = {position: starts[number] + offset for position, (number, offset) in place.items()}
+    room = {
+        position: plan.allocations[number] - offset
+        for position, (number, offset) in place.items()
+    }
     mine = extents.of_tensors(positions)
     addresses, rooms = spread(extents, mine, base, room)
-    return Destination(npu, mine, addresses, rooms, memory), made
+    destination = Destination(npu, mine, addresses, rooms, allocations)
+    return _Memory(destination, index, positions, allocations, place)
 
 
 def spread(
@@ -195,17 +210,25 @@ def spread(
 
 
 def read_to(
-    request: Request, destinations: Sequence[Destination], traces: list[Trace] | None = None
+    request: Request,
+    destinations: Sequence[Destination],
+    traces: list[Trace] | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> LoadStats:
-    """Fill all destinations at the same time, in one pass over the files."""
+    """Fill all destinations at the same time, in one pass over the files.
+
+    What need not wait for the bytes is done in `meanwhile`, while they are read.
+    """
     destinations = [d for d in destinations if len(d.extents)]
     if not destinations:
+        meanwhile()
         return LoadStats(engine="none: nothing to read")
     with ExitStack() as held:
         prepared = [_prepare(request, d, held, len(destinations)) for d in destinations]
         for reading, _, _ in prepared:
             reading.trace = traces
-        found = engine.run_together([r for r, _, _ in prepared], request.progress)
+        readings = [reading for reading, _, _ in prepared]
+        found = engine.run_together(readings, request.progress, meanwhile)
     parts = [
         replace(stats, staging=str(chosen), peak_pool_nbytes=nbytes, devices=(d.npu.name,))
         for stats, d, (_, chosen, nbytes) in zip(found, destinations, prepared, strict=True)
