@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+from bench.cache import establish
 from bench.contenders import CONTENDERS
 from bench.models import MODELS, make
 from bench.record import describe
@@ -38,7 +40,7 @@ CEILINGS = {
 ONLY = {
     "ceiling-direct": {"cold"}, "ceiling-direct-verified": {"cold"},
     "ceiling-buffered": {"warm"}, "ceiling-buffered-16m": {"warm"},
-    "ckptfmt-direct": {"half"}, "ckptfmt-buffered": {"half"},
+    "ckptfmt-direct": {"half"}, "ckptfmt-buffered": {"half"}, "fio": {"cold"},
 }  # fmt: skip
 #: What is run on half-cached files.
 HALF = {"ckptfmt", "ckptfmt-direct", "ckptfmt-buffered"}
@@ -113,6 +115,24 @@ def run_ceiling(program: Path, name: str, state: str, files: list[Path]) -> dict
     return {"contender": name, "state": state, **json.loads(done.stdout)}
 
 
+def run_fio(state: str, files: list[Path]) -> dict[str, Any]:
+    """For orientation: a tool that many know. Its pages are small, which costs it some."""
+    establish(files, state)
+    command = ["fio", "--name=fio", "--rw=read", "--bs=4M", "--iodepth=8", "--ioengine=io_uring",
+               "--direct=1", "--readonly", "--output-format=json",
+               f"--filename={':'.join(map(str, files))}"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return {"contender": "fio", "state": state, "failed": done.stderr.strip()[:300]}
+    job = json.loads(done.stdout)["jobs"][0]
+    seconds = job["read"]["runtime"] / 1e3
+    return {
+        "contender": "fio", "state": state, "nbytes": job["read"]["io_bytes"], "seconds": seconds,
+        "first_seconds": seconds, "cpu_seconds": (job["usr_cpu"] + job["sys_cpu"]) / 100 * seconds,
+        "peak_rss_nbytes": 0,
+    }  # fmt: skip
+
+
 def run_contender(
     name: str, state: str, sums: Path, library: Path, files: list[Path]
 ) -> dict[str, Any]:
@@ -185,7 +205,7 @@ def main() -> None:
         name
         for name, c in CONTENDERS.items()
         if not c.package or importlib.util.find_spec(c.package.replace("-", "_"))
-    ] + list(CEILINGS)
+    ] + list(CEILINGS) + ["fio"] * bool(shutil.which("fio"))
     files = prepare_files(source, {CONTENDERS[n].files for n in names if n in CONTENDERS})
     runs: list[dict[str, Any]] = []
     began = time.time()
@@ -195,7 +215,9 @@ def main() -> None:
             order = [name for name in names if runs_in(name, state)]
             random.Random(number // 2).shuffle(order)
             for name in order if number % 2 == 0 else reversed(order):
-                if name in CEILINGS:
+                if name == "fio":
+                    record = run_fio(state, files["ckptfmt"])
+                elif name in CEILINGS:
                     record = run_ceiling(program, name, state, files["ckptfmt"])
                 else:
                     form = files[CONTENDERS[name].files]

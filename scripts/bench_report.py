@@ -8,11 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from html import escape
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from bench.aims import aims_of
+
+ROOT = HERE.parent
 NUMBERS = re.compile(r"(<!-- numbers -->\n).*?(<!-- /numbers -->)", re.DOTALL)
 CEILINGS = {"cold": "ceiling-direct", "warm": "ceiling-buffered"}
 LABELS = {
@@ -25,6 +31,7 @@ LABELS = {
     "ceiling-direct-verified": "the same with CRC32C",
     "ceiling-buffered": "ceiling: C, two threads of pread, 4 MiB",
     "ceiling-buffered-16m": "ceiling: C, two threads of pread, 16 MiB",
+    "fio": "fio, O_DIRECT io_uring, small pages",
     "safetensors": "safetensors `load_file` (mmap)",
     "safetensors-clone": "safetensors, open and clone",
     "safetensors-pread": "safetensors `load_file(backend=\"pread\")`",
@@ -36,6 +43,14 @@ LABELS = {
     "tensorizer": "tensorizer",
 }
 MAPPED = {"ckptfmt-mmap", "safetensors", "torch-mmap"}
+NPU_LABELS = {
+    "cpu": "to the CPU",
+    "open": "one device, its link as fast as it goes",
+    "paced": "one device, a link of half the disk's rate",
+    "one": "one device, a link of a quarter of it",
+    "two": "two devices, such a link each, half of the model on each",
+    "memory": "one device, memory sampled",
+}
 
 
 def rows_of(record: dict[str, Any], state: str) -> list[tuple[str, dict[str, Any]]]:
@@ -125,6 +140,30 @@ def convert_table(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def npu_table(record: dict[str, Any]) -> list[str]:
+    """The Markdown table of loads to simulated NPUs."""
+    lines = ["| | GB/s, median (min – max) | waits for | n |", "| --- | --- | --- | --- |"]
+    for name, f in record["summary"].items():
+        lines.append(
+            f"| {NPU_LABELS[name]} | {f['gb_s']:.2f} ({f['gb_s_min']:.2f} – {f['gb_s_max']:.2f}) | "
+            f"{', '.join(f['bottlenecks'])} | {f['n']} |"
+        )
+    return lines
+
+
+def aims_table(records: list[dict[str, Any]]) -> list[str]:
+    """What is aimed at, and what was reached, of all records."""
+    lines = ["| | model | aim | reached | |", "| --- | --- | --- | --- | --- |"]
+    for record in records:
+        for aim in aims_of(record):
+            sign = "≤" if aim.at_most else "≥"
+            lines.append(
+                f"| {aim.what} | {record['model']} | {sign} {aim.asked:.4g} | {aim.found:.2f} | "
+                f"{'' if aim.is_met else 'missed'} |"
+            )
+    return lines
+
+
 def describe(record: dict[str, Any]) -> str:
     """Where a record comes from, in one line."""
     machine = record["machine"]
@@ -145,11 +184,17 @@ def main() -> None:
     given = parser.parse_args()
     text = ["# Benchmarks", "", "Made by `scripts/bench_report.py` from the records beside it.", ""]
     short: list[str] = []
-    for path in sorted(given.records):
-        record = json.loads(path.read_text())
+    records = {path: json.loads(path.read_text()) for path in sorted(given.records)}
+    text += ["## Aims", "", "Medians of the ratios within each round.", ""]
+    text += [*aims_table(list(records.values())), ""]
+    for path, record in records.items():
         text += [f"## {record['benchmark']}: {record['model']}", "", describe(record), ""]
         if record["benchmark"] == "convert":
             text += [*convert_table(record), ""]
+            continue
+        if record["benchmark"] == "npu":
+            text += [f"**Links and devices are simulated.** {record['protocol']}.", ""]
+            text += [*npu_table(record), ""]
             continue
         text += [f"Timed: {record['protocol']}.", ""]
         for state in ("cold", "warm", "half"):
@@ -179,7 +224,7 @@ def main() -> None:
 def readme_rows(record: dict[str, Any], state: str) -> list[str]:
     """One row of the README's table: GB/s."""
     rows = dict(rows_of(record, state))
-    peers = {n: f for n, f in rows.items() if not n.startswith(("ckptfmt", "ceiling"))}
+    peers = {n: f for n, f in rows.items() if not n.startswith(("ckptfmt", "ceiling", "fio"))}
     private = {n: f for n, f in peers.items() if n not in MAPPED}
     if not private or "ckptfmt" not in rows:
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,8 @@ def run_script(name: str, *args: str | Path) -> None:
 def test_records_and_report(tmp_path: Path) -> None:
     common = ["--model", "moe", "--scale", "0.02", "--folder", tmp_path, "--rounds", "2"]
     names = ["ckptfmt", "ckptfmt-unverified", "ckptfmt-direct", "ckptfmt-mmap", "safetensors-clone",
-             "ceiling-direct", "ceiling-buffered"]  # fmt: skip
+             "ceiling-direct", "ceiling-buffered",
+             *(["fio"] if shutil.which("fio") else [])]  # fmt: skip
     load, convert = tmp_path / "load.json", tmp_path / "convert.json"
     states = ["--states", "cold", "warm", "half"]
     run_script("bench_load.py", *common, *states, "--contenders", *names, "--out", load)
@@ -43,6 +45,9 @@ def test_records_and_report(tmp_path: Path) -> None:
     report = (tmp_path / "docs" / "benchmarks.md").read_text()
     assert "**ckptfmt**, verified" in report
     assert "convert-keep" in report
+    for what in ("cold, verified ÷ C", "cold, verified ÷ the fastest of 1 other peers", "half-cached",
+                 "convert ÷ `cp`"):  # fmt: skip
+        assert f"\n| {what}" in report
     assert (tmp_path / "docs" / "benchmarks" / "load-cold.svg").read_text().startswith("<svg")
     assert "Not measured" not in readme.read_text()
     assert "| moe, cold | **" in readme.read_text()
