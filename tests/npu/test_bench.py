@@ -38,3 +38,10 @@ def test_record(runtime: None, tmp_path: Path) -> None:
     assert summary["memory"]["own_peak_nbytes"] > 0
     for run in record["runs"]:
         assert not any(run.get("account", {}).values())
+
+    report = ROOT / "scripts" / "bench_report.py"
+    subprocess.run([sys.executable, report, out, "--docs", tmp_path, "--readme", tmp_path / "none"],
+                   check=True, timeout=60)  # fmt: skip
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert "are simulated" in text
+    assert "two slow simulated links" in text
