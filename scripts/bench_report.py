@@ -50,6 +50,7 @@ NPU_LABELS = {
     "one": "one device, a link of a quarter of it",
     "two": "two devices, such a link each, half of the model on each",
     "memory": "one device, memory sampled",
+    "board": "a board (RC mode), memory sampled",
 }
 
 

@@ -131,7 +131,9 @@ def _npu(summary: dict[str, Any]) -> Iterator[Aim]:
         if "ratio" in summary.get(kind, {}):
             found = summary[kind]
             yield Aim(what, found["asked"], found["ratio"], at_most=kind == "paced")
-    if "own_peak_nbytes" in summary.get("memory", {}):
-        found = summary["memory"]
-        yield Aim("host memory beside the devices', MiB", found["asked"] / MiB,
-                  found["own_peak_nbytes"] / MiB, at_most=True)  # fmt: skip
+    memory = {"memory": "host memory beside the devices', MiB",
+              "board": "RC mode: memory beside the model's, MiB"}  # fmt: skip
+    for kind, what in memory.items():
+        if "own_peak_nbytes" in summary.get(kind, {}):
+            found = summary[kind]
+            yield Aim(what, found["asked"] / MiB, found["own_peak_nbytes"] / MiB, at_most=True)

@@ -89,7 +89,7 @@ def main() -> None:
         simulator.set("h2d", given["link"])
     peak = Peak(simulator)
     cpu, began = cpu_seconds(), time.perf_counter()
-    if given["kind"] == "memory":
+    if given["kind"] in ("memory", "board"):
         with peak:
             tensors = ckptfmt.load(path, device=device, options=options)
         record["own_peak_nbytes"] = peak.top - peak.base

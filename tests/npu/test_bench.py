@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ckptfmt import staging
 from tests.helpers.torch_npu import PYTHON, ROOT
 
 
@@ -25,7 +26,7 @@ def test_record(runtime: None, tmp_path: Path) -> None:
     assert PYTHON
     record = json.loads(out.read_text())
     assert [run for run in record["runs"] if "failed" in run] == []
-    assert len(record["runs"]) == 2 * 6
+    assert len(record["runs"]) == 2 * 7
     summary = record["summary"]
     assert json.loads(done.stdout) == summary
     assert all(found["n"] == 2 for found in summary.values())
@@ -36,6 +37,8 @@ def test_record(runtime: None, tmp_path: Path) -> None:
     assert summary["paced"]["ratio_min"] >= 0.99
     assert summary["paced"]["bottlenecks"] == ["device"]
     assert summary["memory"]["own_peak_nbytes"] > 0
+    assert summary["board"]["met"]
+    assert summary["board"]["staging"] == [f"E: {staging.WHAT['E']} (asked for)"]
     for run in record["runs"]:
         assert not any(run.get("account", {}).values())
 
