@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import json
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,46 +20,6 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
 from bench.cache import establish, wait_for_host
 from bench.child import check, cpu_seconds
-
-#: Of this process's own memory; the simulated devices' is that of memfds.
-OWN = ("RssAnon:", "HugetlbPages:")
-SAMPLE_S = 0.005
-
-
-def own_nbytes() -> int:
-    """Anonymous memory of this process now."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(OWN)) << 10
-
-
-class Peak:
-    """The most memory of its own that the process had, above the level before."""
-
-    def __init__(self, simulator: Any) -> None:
-        self.simulator = simulator
-        self.done = threading.Event()
-
-    def now(self) -> int:
-        """What the runtime gives as pinned memory is the host's as well."""
-        pinned = 0
-        if self.simulator is not None:
-            pinned = sum(one["nbytes"] for one in self.simulator.account()["live"]["host"])
-        return own_nbytes() + pinned
-
-    def __enter__(self) -> Peak:
-        self.base = self.top = self.now()
-        self.thread = threading.Thread(target=self.watch)
-        self.thread.start()
-        return self
-
-    def watch(self) -> None:
-        while not self.done.wait(SAMPLE_S):
-            self.top = max(self.top, self.now())
-
-    def __exit__(self, *_: object) -> None:
-        self.done.set()
-        self.thread.join()
-
 
 def main() -> None:
     """Run one load and print its record."""
@@ -87,12 +46,13 @@ def main() -> None:
     gc.collect()
     if simulator is not None:
         simulator.set("h2d", given["link"])
-    peak = Peak(simulator)
     cpu, began = cpu_seconds(), time.perf_counter()
     if given["kind"] in ("memory", "board"):
-        with peak:
+        from tests.npu.cases.memory import Peak
+
+        with Peak() as peak:
             tensors = ckptfmt.load(path, device=device, options=options)
-        record["own_peak_nbytes"] = peak.top - peak.base
+        record["own_peak_nbytes"] = peak.nbytes
     else:
         tensors = ckptfmt.load(path, device=device, options=options)
     record["seconds"] = time.perf_counter() - began
