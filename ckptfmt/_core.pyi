@@ -107,7 +107,7 @@ class Engine:
         found: Buffer | None = None,
         dirty: Buffer | None = None,
         slot_nbytes: int = 0,
-        drop_behind: bool = False,
+        drop_behind: Buffer | None = None,
         events: Buffer | None = None,
     ) -> None: ...
     def send_to(

@@ -148,12 +148,13 @@ cdef class Engine:
     cdef Run run
     cdef CMemory scratch
     cdef const unsigned char[::1] ops, blocks, direct_fds, buffered_fds, copies, copy_begins
+    cdef const unsigned char[::1] drop_behind
     cdef unsigned char[::1] found, dirty, events
     cdef readonly str io
     cdef readonly int workers
 
     def __init__(self, ops, blocks, direct_fds, buffered_fds, *, n_direct, io, depth, workers,
-                 verify, found=None, dirty=None, slot_nbytes=0, drop_behind=False, events=None):
+                 verify, found=None, dirty=None, slot_nbytes=0, drop_behind=None, events=None):
         cdef Run *run = &self.run
         if io not in ("io_uring", "pread"):
             raise ValueError(f"io is 'io_uring' or 'pread', not {io!r}")
@@ -170,7 +171,9 @@ cdef class Engine:
         run.direct_fds = <const int32_t *>&self.direct_fds[0]
         run.buffered_fds = <const int32_t *>&self.buffered_fds[0]
         run.verify = verify
-        run.drop_behind = drop_behind
+        if drop_behind is not None:
+            self.drop_behind = drop_behind
+            run.drop_behind = &self.drop_behind[0]
         run.slot_nbytes = slot_nbytes
         if events is not None:
             self.events = events

@@ -197,3 +197,9 @@ def hint_for(code: int, call: str) -> str | None:
         if code in codes and re.search(calls, call):
             return hint
     return None
+
+
+def hint_for_text(text: str) -> str | None:
+    """The next step by a code that stands somewhere in what torch says; None without one."""
+    codes = [int(found) for found in re.findall(r"\b[0-9]{6}\b", text)]
+    return next((hint_for(code, text) for code in codes if code in NAMES), None)

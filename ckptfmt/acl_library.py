@@ -37,9 +37,15 @@ def candidates() -> list[str]:
         os.path.join(os.environ[home], "lib64") for home in HOMES if os.environ.get(home)
     ]
     folders += [os.path.expanduser(folder) for folder in FOLDERS]
-    on_path = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
-    return [NAME, *(os.path.join(folder, NAME) for folder in dict.fromkeys(folders)
-                    if not is_stub(folder) and folder not in on_path)]  # fmt: skip
+    on_path = [f for f in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if f]
+    if any(is_stub(folder) for folder in on_path):
+        folders = on_path + folders  # the linker would take the stub
+    else:
+        folders = [NAME, *(folder for folder in folders if folder not in on_path)]
+    return [
+        NAME if folder == NAME else os.path.join(folder, NAME)
+        for folder in dict.fromkeys(folders) if not is_stub(folder)
+    ]  # fmt: skip
 
 
 def is_stub(path: str) -> bool:

@@ -143,7 +143,7 @@ class Checkpoint:
             if request.devices is not None:
                 found, stats = device_loading.load(request, request.devices)
                 if row is not None:
-                    found = device_loading.cast(found, row, request)
+                    found = device_loading.cast(found, row, request, request.devices)
             elif row is not None:
                 found, stats = streaming.load_cast(request, row)
             elif mmap:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,9 @@ def load(request: Request, devices: Devices) -> tuple[dict[str, Any], LoadStats]
     places = devices.place(request)
     npus = {name: devices.npu(name) for name in places}
     began = time.perf_counter()
+    if request.files.partitions:
+        for npu in npus.values():  # before the tensors: a probe needs some of the device, too
+            staging.choose(npu, request.files.partitions, request.options)
     made: dict[int, Any] = {}
     memories = [_allocate(request, npus[name], mine) for name, mine in places.items()]
 
@@ -223,8 +227,12 @@ def read_to(
     if not destinations:
         meanwhile()
         return LoadStats(engine="none: nothing to read")
+    of_device = Counter(d.npu.name for d in destinations)
     with ExitStack() as held:
-        prepared = [_prepare(request, d, held, len(destinations)) for d in destinations]
+        prepared = [
+            _prepare(request, d, held, len(destinations), of_device[d.npu.name])
+            for d in destinations
+        ]
         for reading, _, _ in prepared:
             reading.trace = traces
         readings = [reading for reading, _, _ in prepared]
@@ -240,15 +248,14 @@ def read_to(
 
 
 def _prepare(
-    request: Request, destination: Destination, held: ExitStack, devices: int
+    request: Request, destination: Destination, held: ExitStack, pools: int, of_device: int
 ) -> tuple[Reading, staging.Staging, int]:
     """One device's reading with its staging; what it needs is released by `held`."""
     npu = destination.npu
     partitions = request.files.partitions
     extents, mine = request.files.extents, destination.extents
     crcs, options = request.files.crcs, request.options
-    direct = next((p for p in partitions if p.direct_fd >= 0), None)
-    chosen = staging.choose(npu, direct, options)
+    chosen = staging.choose(npu, partitions, options)
     if chosen.letter == "E":
         npu.wait_for_torch()  # the processor writes at once, whatever torch has queued before
         plan = plan_read(
@@ -257,7 +264,10 @@ def _prepare(
         )  # fmt: skip
         part = replace(request, options=replace(options, reads="buffered"))
         reading = part.reading(plan, destination.keep)
-        reading.drop_behind = all(page_cache.is_cold(p.fd) for p in partitions)
+        reading.drop_behind = [page_cache.is_cold(p.fd) for p in partitions]
+        for partition, cold in zip(partitions, reading.drop_behind, strict=True):
+            if cold:  # in the end once more, what stood across the ends of reads
+                held.callback(page_cache.drop, partition.fd)
         reading.device = npu.name
         return reading, chosen, 0
     # Addresses that mirror the files: what lies together in a file is read together.
@@ -267,7 +277,9 @@ def _prepare(
         op_nbytes=options.op_nbytes,
     )  # fmt: skip
     copy_now = options.sync_copy or chosen.letter == "D"
-    limit = staging.pool_nbytes(options, chosen, shared=npu.is_shared, devices=devices)
+    limit = staging.pool_nbytes(
+        options, chosen, shared=npu.is_shared, pools=pools, of_device=of_device
+    )
     limit = min(limit, _useful(plan, options, copy_now))
     pool = held.enter_context(staging.Pool(npu, chosen.letter, limit))
     after = held.enter_context(npu.ordered())
@@ -295,7 +307,9 @@ def _useful(plan: ReadPlan, options: LoadOptions, copy_now: bool) -> int:
     return largest * min(len(plan.ops), slots)
 
 
-def cast(found: dict[str, Any], row: Dtype, request: Request) -> dict[str, Any]:
+def cast(
+    found: dict[str, Any], row: Dtype, request: Request, devices: Devices
+) -> dict[str, Any]:
     """Cast floating tensors on their devices, one at a time; tied ones stay tied."""
     torch_dtype = to_torch(row)
     done: dict[int, Any] = {}
@@ -308,5 +322,7 @@ def cast(found: dict[str, Any], row: Dtype, request: Request) -> dict[str, Any]:
         if position in done:
             found[name] = tensors.alias(done[position])
         else:
-            found[name] = done[position] = found[name].to(torch_dtype)
+            nbytes = row.nbytes(entry.shape)
+            with devices.npu(str(found[name].device)).allocating(nbytes):
+                found[name] = done[position] = found[name].to(torch_dtype)
     return found

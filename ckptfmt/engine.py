@@ -94,7 +94,7 @@ class _Running:
             found=_bytes(scan.found) if scan else None,
             dirty=_bytes(scan.dirty) if scan else None,
             slot_nbytes=slot_nbytes if scan or transfer else 0,
-            drop_behind=reading.drop_behind,
+            drop_behind=bytes(reading.drop_behind) if any(reading.drop_behind) else None,
             events=None if self.events is None else self.events.data,
         )  # fmt: skip
         if transfer is not None:

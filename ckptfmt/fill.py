@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptfmt import device_loading, dtypes, engine, loading, streaming
-from ckptfmt.errors import LoadMismatchError
+from ckptfmt import device_loading, dtypes, engine, loading, npu, streaming
+from ckptfmt.errors import DeviceError, LoadMismatchError
 from ckptfmt.read_plan import plan_read
 from ckptfmt.stats import LoadStats
 
@@ -54,8 +54,8 @@ def _inspect(tensor: Any) -> _Target:
     lazy = tensor.is_conj() or tensor.is_neg()  # its memory holds other values than it shows
     device = str(tensor.device)
     dense = tensor.device.type in ("cpu", "npu") and tensor.is_contiguous() and not lazy
-    if tensor.device.type == "npu" and tensor.data_ptr() % COPY_ALIGNMENT:
-        dense = False
+    if dense and tensor.device.type == "npu":
+        dense = tensor.data_ptr() % COPY_ALIGNMENT == 0 and npu.is_plain(tensor)
     nbytes = tensor.numel() * tensor.element_size()
     address = tensor.data_ptr() if dense else 0
     return _Target(tensor, address, nbytes, dense, shape, row.name, device)
@@ -133,7 +133,12 @@ def _copy_all(
     part = replace(request, chosen=mine, framework=framework)
     with closing(streaming.stream_with_stats(part, COPY_NBYTES)) as read:
         for name, tensor, stats in read:
-            _copy(targets[name].tensor, tensor)
+            try:
+                _copy(targets[name].tensor, tensor)
+            except RuntimeError as error:  # of torch
+                said = " ".join(str(error).split())[: npu.TOLD]
+                where = targets[name].device
+                raise DeviceError(f"{name}: torch cannot copy to {where}: {said}") from error
             if stats is not None:
                 total = total.plus(stats)
     return total
@@ -152,8 +157,9 @@ def _read_to_devices(
         mine = extents.of_tensors(sorted(base))
         addresses, rooms = device_loading.spread(extents, mine, base, room)
         keep = [targets[name].tensor for name in names]
-        npu = devices.npu(device)
-        destinations.append(device_loading.Destination(npu, mine, addresses, rooms, keep))
+        destinations.append(
+            device_loading.Destination(devices.npu(device), mine, addresses, rooms, keep)
+        )
     stats = device_loading.read_to(request, destinations)
     return replace(stats, device_start_seconds=devices.start_seconds)
 

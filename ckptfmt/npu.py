@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ckptfmt import _core, acl_library, dtypes
+from ckptfmt.acl_codes import hint_for_text
 from ckptfmt.errors import (
+    CkptError,
     CleanupWarning,
     DeviceError,
     MissingDependencyError,
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 #: CANN's numbers for its packages (aclsysGetCANNVersion).
 RUNTIME, DRIVER = 1, 7
+#: Formats in which a tensor's bytes are in the order of its elements: NCHW, NHWC, ND, NCDHW.
+PLAIN_FORMATS = {0, 1, 2, 30}
+#: Characters of what torch says; the rest is where in its source it said so.
+TOLD = 400
 
 
 class Npu:
@@ -43,14 +49,15 @@ class Npu:
         self.name = name
         self.number = int(name.removeprefix("npu:"))
         self._torch = torch = import_torch_npu(name)
-        self.count = torch.npu.device_count() if torch.npu.is_available() else 0
+        with self._torch_calls("it cannot be brought up"):
+            self.count = torch.npu.device_count() if torch.npu.is_available() else 0
         if self.number >= self.count:
             raise DeviceError(
                 f"{name}: torch_npu finds {self.count} devices",
                 hint="npu-smi info lists them; ASCEND_RT_VISIBLE_DEVICES may hide some",
             )
         # torch_npu initialises ACL with settings of its own, so it has to be the first.
-        with torch.npu.device(self.number):
+        with self._torch_calls("it cannot be brought up"), torch.npu.device(self.number):
             self._stream = torch.npu.current_stream(self.number)
         acl_library.bind()
         self.acl = _core.Acl(self.number)
@@ -75,30 +82,54 @@ class Npu:
     def empty(self, nbytes: int) -> Any:
         """Bytes of device memory, allocated on the stream that was current when this was made."""
         torch = self._torch
+        with self.allocating(nbytes), torch.npu.stream(self._stream):
+            return torch.empty(nbytes, dtype=torch.uint8, device=self.name)
+
+    @contextmanager
+    def allocating(self, nbytes: int) -> Iterator[None]:
+        """What torch does within allocates so much; say what is free if it cannot be had."""
+        with self._torch_calls(f"torch cannot allocate {nbytes} bytes"):
+            try:
+                yield
+            except RuntimeError as error:
+                # torch has a class for it since 2.5.
+                known = isinstance(error, getattr(self._torch, "OutOfMemoryError", ()))
+                if not known and "out of memory" not in str(error).lower():
+                    raise
+                free, total = self.memory()
+                raise OutOfMemoryError(
+                    f"{self.name}: {nbytes} bytes cannot be had, {free} of {total} are free",
+                    hint="spread the model over several devices with device={...}, load by names, "
+                    "or use stream()",
+                ) from error
+
+    @contextmanager
+    def _torch_calls(self, what: str) -> Iterator[None]:
+        """What torch raises of the runtime within is told as a failure of the device."""
         try:
-            with torch.npu.stream(self._stream):
-                return torch.empty(nbytes, dtype=torch.uint8, device=self.name)
-        except torch.OutOfMemoryError as error:
-            free, total = self.memory()
-            raise OutOfMemoryError(
-                f"{self.name}: {nbytes} bytes cannot be had, {free} of {total} are free",
-                hint="spread the model over several devices with device={...}, load by names, "
-                "or use stream()",
-            ) from error
+            yield
+        except CkptError:
+            raise
         except RuntimeError as error:
-            said = str(error).strip().splitlines()[:1]
+            said = " ".join(str(error).split())
             raise DeviceError(
-                f"{self.name}: torch cannot allocate {nbytes} bytes: {' '.join(said)}"
+                f"{self.name}: {what}: {said[:TOLD]}", hint=hint_for_text(said)
             ) from error
+
+    @property
+    def _handle(self) -> int:
+        """The stream for the runtime. Reading it empties torch's queue, which may have failed."""
+        with self._torch_calls("what torch was given before has failed"):
+            return int(self._stream.npu_stream)
 
     @contextmanager
     def ordered(self) -> Iterator[int]:
         """An event behind all that torch has been given for the device so far.
 
-        Memory that torch hands out may still be read by work queued before. Reading ``npu_stream``
-        empties torch's own queue; taken earlier, the handle would miss what was queued since.
+        Memory that torch hands out may still be read by work queued before. The handle is taken
+        now: earlier it would miss what was queued since.
         """
-        event = self.acl.record(self._stream.npu_stream)
+        event = self.acl.record(self._handle)
         try:
             yield event
         finally:
@@ -109,7 +140,18 @@ class Npu:
 
     def wait_for_torch(self) -> None:
         """Wait until all that torch has been given for the device is done."""
-        self.acl.synchronize(self._stream.npu_stream)
+        self.acl.synchronize(self._handle)
+
+
+def is_plain(tensor: Any) -> bool:
+    """Whether an NPU tensor's bytes are in the order of its elements.
+
+    Operators may have brought it into a format of the device's own, such as ``FRACTAL_NZ``, which
+    ``is_contiguous`` knows nothing of.
+    """
+    import torch_npu  # noqa: PLC0415
+
+    return int(torch_npu.get_npu_format(tensor)) in PLAIN_FORMATS
 
 
 def import_torch_npu(name: str) -> Any:

@@ -95,8 +95,8 @@ class Reading:
         Read into scratch memory and collect checksums instead of landing bytes.
     transfer : Transfer or None
         Read into slots and copy from there to a device.
-    drop_behind : bool
-        Leave nothing in the page cache of what was read through it.
+    drop_behind : sequence of bool
+        For each partition: leave nothing in the page cache of what was read through it.
     device : str
         Where the bytes end up, for statistics and traces.
     trace : list or None
@@ -111,7 +111,7 @@ class Reading:
     keep: object = None
     scan: Scan | None = None
     transfer: Transfer | None = None
-    drop_behind: bool = False
+    drop_behind: Sequence[bool] = ()
     device: str = "cpu"
     trace: list[Trace] | None = None
 

@@ -148,13 +148,13 @@ class Bench:
 def probe(bench: Bench, step: Step) -> None:
     """Which staging strategies the machine admits, and why not the others."""
     partitions = bench.checkpoint.files.partitions
-    partition = next((p for p in partitions if p.direct_fd >= 0), None)
-    found = staging.admitted(bench.npu, partition)
+    direct = any(p.direct_fd >= 0 for p in partitions)
+    found = staging.admitted(bench.npu, partitions)
     bench.letters = tuple(letter for letter, reason in found.items() if not reason)
     step.details = {
         "admitted": {letter: staging.WHAT[letter] for letter in bench.letters},
         "refused": {letter: reason for letter, reason in found.items() if reason},
-        "direct_reads": "tried" if partition else "not tried: the file system refuses them",
+        "direct_reads": "tried" if direct else "not tried: the file system refuses them",
     }
     step.message = f"admitted {', '.join(bench.letters) or 'none'}" + "".join(
         f"; not {letter}: {reason}" for letter, reason in found.items() if reason
@@ -200,6 +200,9 @@ def ways(bench: Bench) -> Iterator[tuple[str, LoadOptions]]:
 
 def load(bench: Bench, step: Step, options: LoadOptions) -> None:
     """One load of everything, compared."""
+    files = bench.checkpoint.files.partitions
+    if options.reads == "direct" and not any(p.direct_fd >= 0 for p in files):
+        raise UnavailableError("the file system refuses direct reads")
     bench.check_room()
     bench.scribble()
     with bench.torch.npu.device(bench.npu.number):
@@ -216,16 +219,22 @@ def load(bench: Bench, step: Step, options: LoadOptions) -> None:
 
 def _rate_large(bench: Bench, step: Step, options: LoadOptions) -> None:
     """The best of some loads of the large tensors, which are in the page cache by now."""
-    large = [entry.name for entry in bench.entries if entry.nbytes >= LARGE_NBYTES]
-    nbytes = sum(bench.checkpoint.info(name).nbytes for name in large)
+    large = [entry for entry in bench.entries if entry.nbytes >= LARGE_NBYTES]
+    nbytes = sum(entry.nbytes for entry in large)
     if nbytes < RATED_NBYTES:
         return
     rates = []
+    names = [name for entry in large for name in entry.names]
     for _ in range(RATED_LOADS):
-        bench.checkpoint.load(large, device=bench.npu.name, options=options)
+        bench.scribble()
+        with bench.torch.npu.device(bench.npu.number):
+            bench.torch.npu.synchronize()
+        found = bench.checkpoint.load(names, device=bench.npu.name, options=options)
         stats = bench.checkpoint.load_stats()
         assert stats is not None
         rates.append(stats.gb_s)
+        bench.truth.compare(large, found)
+        del found
     step.details["large"] = {"tensors": len(large), "nbytes": nbytes, "gb_s": rates}
     step.message += f"; {len(large)} large tensors alone {max(rates):.2f} GB/s"
     if bench.link_gb_s:
@@ -322,6 +331,11 @@ def repeats(bench: Bench, step: Step, number: int) -> None:
         "done": number, "of": number, "letters": list(bench.letters), "reused": reused,
         "tensors_copied": copied,
     }  # fmt: skip
+    if not reused:
+        raise DeviceError(
+            f"none of {number} loads was given memory with work queued: they prove nothing",
+            hint="a pluggable allocator, or PYTORCH_NO_NPU_MEMORY_CACHING, may be the reason",
+        )
     step.message = (
         f"{number} loads of {format_nbytes(bench.nbytes)}, {reused} into memory with work queued"
     )

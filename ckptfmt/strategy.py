@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptfmt import _core
+from ckptfmt import page_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy.typing as npt
 
     from ckptfmt.options import LoadOptions
+    from ckptfmt.page_cache import Query
     from ckptfmt.partitions import Partition
-
-    Query = Callable[[int, int, int], int]
 
 #: Where the page cache may not be asked, so many single bytes are tried.
 SAMPLES = 16
@@ -63,7 +60,7 @@ def choose(
         return np.zeros(counts.sum(), bool), partition.no_direct_reason
     if options.reads == "direct":
         return np.ones(counts.sum(), bool), "asked for"
-    query, how = _page_cache_query(partition.fd)
+    query, how = page_cache.query(partition.fd)
     if query is None:
         direct, reason = _sample(partition, ops)
         return np.repeat(direct, counts), reason
@@ -96,34 +93,6 @@ def _uncached(
             found[begun : i + 1] = query(fd, int(op["offset"]) + starts[begun], nbytes) < nbytes
             begun = i + 1
     return found
-
-
-def _page_cache_query(fd: int) -> tuple[Query | None, str]:
-    """The call that may be believed: mincore calls every page of another's file resident."""
-    try:
-        _core.cached_nbytes(fd, 0, 1)
-    except OSError:
-        pass
-    else:
-        return _core.cached_nbytes, "cachestat"
-    if _may_ask_mincore(fd):
-        try:
-            _core.resident_nbytes(fd, 0, 1)
-        except OSError:  # forbidden, or a file system whose files cannot be mapped
-            pass
-        else:
-            return _core.resident_nbytes, "mincore"
-    return None, ""
-
-
-def _may_ask_mincore(fd: int) -> bool:
-    """As the kernel decides: the owner, or who may write the file."""
-    if os.fstat(fd).st_uid == os.geteuid():
-        return True
-    try:
-        return os.access(f"/proc/self/fd/{fd}", os.W_OK, effective_ids=True)
-    except OSError:
-        return False
 
 
 def _sample(

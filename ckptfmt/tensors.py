@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FRAMEWORKS = ("torch", "numpy")
 #: DLPack's codes of the dtypes that every torch takes as capsules.
 DLPACK_CODES = {
-    "BOOL": 6, "U8": 1, "I8": 0, "I16": 0, "I32": 0, "I64": 0,
+    "U8": 1, "I8": 0, "I16": 0, "I32": 0, "I64": 0,
     "F16": 2, "BF16": 4, "F32": 2, "F64": 2, "C64": 5, "C128": 5,
 }  # fmt: skip
 

@@ -50,7 +50,7 @@ class Acl:
         """Queue one copy to the device on a stream of its own, as the engine's are; wait for it."""
     @property
     def undrained(self) -> bool:
-        """A copy of :meth:`copy_async` could not be waited for and may still read its source."""
+        """The latest :meth:`copy_async` could not be waited for and may still read its source."""
     def record(self, stream: int) -> int:
         """An event behind what a stream has been given so far; the caller destroys it."""
     def synchronize(self, stream: int) -> None:

@@ -182,7 +182,7 @@ cdef class Acl:
         cdef void *c_source = <void *><uintptr_t>source
         cdef size_t c_nbytes = nbytes
         cdef int code, device = self.device, released = 0
-        cdef bint yes = False
+        cdef bint yes = False, drained = True
         cdef Fault fault, second
         cdef const DeviceOps *ops = acl_ops()
         with _Entered(self.device), nogil:
@@ -198,9 +198,10 @@ cdef class Acl:
                     if code == 0:
                         code = 1
                         fault = second
-                    self.undrained = ops.drain(queue, &second) != 0
-                if not self.undrained:
+                    drained = ops.drain(queue, &second) == 0
+                if drained:
                     released = ops.close(queue, &second)
+        self.undrained = not drained
         if released != 0:
             warnings.warn(f"{raised(&second)}; it is never freed", CleanupWarning)
         if code != 0:

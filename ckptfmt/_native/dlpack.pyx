@@ -12,6 +12,9 @@ from libc.stdlib cimport free, malloc
 
 from ckptfmt._native.memory cimport Region
 
+cdef extern from "Python.h" nogil:
+    int Py_IsInitialized()
+
 cdef enum:
     CPU = 1                   # kDLCPU
 
@@ -41,9 +44,11 @@ cdef struct DLManagedTensor:
     void (*release)(DLManagedTensor *) noexcept nogil
 
 
-cdef void release(DLManagedTensor *managed) noexcept with gil:
-    """The tensor has died, in whatever thread."""
-    Py_DECREF(<object>managed.owner)
+cdef void release(DLManagedTensor *managed) noexcept nogil:
+    """The tensor has died, in whatever thread; perhaps after the interpreter."""
+    if Py_IsInitialized():
+        with gil:
+            Py_DECREF(<object>managed.owner)
     free(managed)
 
 

@@ -18,6 +18,7 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef enum:
     STEP = 1 << 20            # buffered reads go in steps that stay in the cache for the checksum
+    BEHIND = 64 << 20
 
 
 cdef bint is_zero(const char *p, size_t nbytes) noexcept nogil:
@@ -89,8 +90,10 @@ cdef bint read_buffered(Run *run, int worker, int64_t i, char *base, size_t fill
             fail(run, READ_FAILED, i, <int>-got, op.first_block)
             return False
         filled += <size_t>got
-    if run.drop_behind:
+    if run.drop_behind != NULL and run.drop_behind[op.file]:
         posix_fadvise(fd, op.offset, op.nbytes, POSIX_FADV_DONTNEED)
+        # What stands across the ends of reads stays; by now nobody reads that far back.
+        posix_fadvise(fd, max(<long long>0, op.offset - 2 * BEHIND), BEHIND, POSIX_FADV_DONTNEED)
     fetch_add(&run.buffered_ns, now_ns() - began)
     fetch_add(&run.done_nbytes, op.nbytes)
     note(run, READING_BUFFERED, worker, i, op.nbytes, began)

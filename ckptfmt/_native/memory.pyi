@@ -38,6 +38,11 @@ class Memory:
         """Have every page there now, and held; false if the system does not let it be held.
 
         What was in the memory may be lost.
+
+        Raises
+        ------
+        MemoryError
+            The system does not have so much.
         """
     def region(self, offset: int, nbytes: int, span: int) -> Region:
         """A part of the mapping that keeps it alive.

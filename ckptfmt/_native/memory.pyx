@@ -19,6 +19,7 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef enum:
     HUGE = 2 << 20            # size of a huge page with 4 KiB base pages
+    MAP_HUGE_2MB = 21 << 26   # that size, whatever the system's default is
     MADV_POPULATE_WRITE = 23  # Linux 5.14
 
 cdef size_t PAGE = <size_t>sysconf(_SC_PAGESIZE)
@@ -61,7 +62,7 @@ cdef class Memory:
         if nbytes % HUGE != 0:
             return EINVAL
         base = mmap(NULL, nbytes, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0)
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB, -1, 0)
         if base == MAP_FAILED:
             return errno
         self.base = <char *>base
@@ -97,8 +98,15 @@ cdef class Memory:
     def populate(self):
         cdef int code
         with nogil:
+            code = 0
             if madvise(self.base, self.mapped_nbytes, MADV_POPULATE_WRITE) != 0:
+                code = errno
+            if code == EINVAL:               # Linux before 5.14 does not know it
                 memset(self.base, 0, self.mapped_nbytes)
+                code = 0
+        if code != 0:                        # touching it all the same might end the process
+            raise MemoryError(f"cannot have {self.mapped_nbytes} bytes: {os.strerror(code)}")
+        with nogil:
             code = mlock(self.base, self.mapped_nbytes)
         return code == 0
 

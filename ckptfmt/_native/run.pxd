@@ -64,7 +64,7 @@ cdef struct Run:              # no lock: constants, counters, a flag and a latch
     unsigned depth            # direct reads in flight for each worker
     unsigned n_slots          # of each worker, `depth` or more
     bint verify
-    bint drop_behind          # leave nothing of what was read in the page cache
+    const unsigned char *drop_behind  # of which files nothing read is to stay in the page cache
     const DeviceOps *device   # NULL: bytes stay where they were read to
     int device_number
     void *after               # what copies wait for
@@ -76,7 +76,7 @@ cdef struct Run:              # no lock: constants, counters, a flag and a latch
     long long next_event
     long long next_direct, next_buffered, next_worker
     long long done_nbytes, wait_ns, checksum_ns, buffered_ns, device_wait_ns, copy_ns
-    int stop, failed
+    int stop, failing, failed # somebody has failed; what it was has been written down
     int kind, code
     int64_t failed_op, failed_block
     Fault fault               # of the device
@@ -111,21 +111,23 @@ cdef inline void note(Run *run, int kind, int worker, int64_t op, int64_t nbytes
 
 cdef inline void fail(Run *run, int kind, int64_t op, int code, int64_t block) noexcept nogil:
     """Latch the first failure and have every worker stop."""
-    if latch(&run.failed):
+    if latch(&run.failing):
         run.kind = kind
         run.code = code
         run.failed_op = op
         run.failed_block = block
+        set_flag(&run.failed)
     set_flag(&run.stop)
 
 
 cdef inline void fail_device(Run *run, int64_t op, const Fault *fault) noexcept nogil:
     """The same for the device's own words."""
-    if latch(&run.failed):
+    if latch(&run.failing):
         run.kind = DEVICE
         run.fault = fault[0]
         run.code = fault.code
         run.failed_op = op
+        set_flag(&run.failed)
     set_flag(&run.stop)
 
 

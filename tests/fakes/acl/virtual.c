@@ -20,8 +20,11 @@ aclError aclrtReserveMemAddress(void **address, size_t nbytes, size_t alignment,
     if (!address || nbytes == 0)
         return refuse(call, INVALID_PARAM,
                       "aclrtReserveMemAddress: no address to write to, or no bytes");
-    if (!device)
-        return refuse(call, RT_CONTEXT_NULL, "aclrtReserveMemAddress: " NO_CONTEXT);
+    /* torch_npu reserves while it starts up, before any device is set. */
+    if (!device && device_count() > 0)
+        device = &devices[0];
+    if (!device || (!device->base && device_open(device)))
+        return refuse(call, RT_MEMORY_ALLOCATION, "aclrtReserveMemAddress: no device to reserve for");
     char *start = device_addresses(device, nbytes, 2 << 20);
     if (!start)
         return refuse(call, RT_MEMORY_ALLOCATION, "aclrtReserveMemAddress: no addresses for %zu bytes",

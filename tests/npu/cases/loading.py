@@ -81,7 +81,7 @@ def chosen(letter: str, refused: list[str]) -> None:
 def admitted(letters: str) -> None:
     """What the probe says can be had, and why the rest cannot."""
     with closing(CheckpointFiles(path_of("tiny"))) as files:
-        found = staging.admitted(Npu("npu:0"), files.partitions[0])
+        found = staging.admitted(Npu("npu:0"), files.partitions)
     assert {letter for letter, reason in found.items() if not reason} == set(letters)
     assert all(len(reason) > 8 for letter, reason in found.items() if letter not in letters)
 
