@@ -199,7 +199,7 @@ def hint_for(code: int, call: str) -> str | None:
     return None
 
 
-def hint_for_text(text: str) -> str | None:
-    """The next step by a code that stands somewhere in what torch says; None without one."""
-    codes = [int(found) for found in re.findall(r"\b[0-9]{6}\b", text)]
-    return next((hint_for(code, text) for code in codes if code in NAMES), None)
+def code_in(text: str) -> int:
+    """The result code that torch has put into an error's text, 0 if there is none."""
+    found = re.search(r"error code is ([0-9]+)", text)
+    return int(found[1]) if found else 0

@@ -170,14 +170,16 @@ class _Memory:
 
     def make(self, made: dict[int, Any]) -> None:
         """Add the tensors to `made`, by position."""
-        view = tensors.device_maker(self.destination.npu.name)
-        for position in self.positions:
-            entry = self.index.tensors[position]
-            data = None
-            if position in self.place:
-                number, offset = self.place[position]
-                data = self.allocations[number][offset : offset + entry.nbytes]
-            made[position] = view(entry, data)
+        npu = self.destination.npu
+        view = tensors.device_maker(npu.name)
+        with npu.current():
+            for position in self.positions:
+                entry = self.index.tensors[position]
+                data = None
+                if position in self.place:
+                    number, offset = self.place[position]
+                    data = self.allocations[number][offset : offset + entry.nbytes]
+                made[position] = view(entry, data)
 
 
 def _allocate(request: Request, npu: Npu, positions: list[int]) -> _Memory:

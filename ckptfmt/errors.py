@@ -158,7 +158,7 @@ class DeviceError(CkptError, RuntimeError):
     Attributes
     ----------
     call : str
-        The runtime's function that failed; empty if it did not come to a call.
+        The runtime's function that failed; empty if torch called it, or it came to no call.
     code : int
         What it returned.
     """

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ckptfmt import _core, acl_library, dtypes
-from ckptfmt.acl_codes import hint_for_text
+from ckptfmt.acl_codes import code_in, hint_for
 from ckptfmt.errors import (
     CkptError,
     CleanupWarning,
@@ -104,6 +104,12 @@ class Npu:
                 ) from error
 
     @contextmanager
+    def current(self) -> Iterator[None]:
+        """Have torch work on the device: it need not go there and back with every call."""
+        with self._torch_calls("it cannot be made current"), self._torch.npu.device(self.number):
+            yield
+
+    @contextmanager
     def _torch_calls(self, what: str) -> Iterator[None]:
         """What torch raises of the runtime within is told as a failure of the device."""
         try:
@@ -112,8 +118,9 @@ class Npu:
             raise
         except RuntimeError as error:
             said = " ".join(str(error).split())
+            code = code_in(said)
             raise DeviceError(
-                f"{self.name}: {what}: {said[:TOLD]}", hint=hint_for_text(said)
+                f"{self.name}: {what}: {said[:TOLD]}", code=code, hint=hint_for(code, said)
             ) from error
 
     @property

@@ -261,3 +261,18 @@ def test_what_cannot_be_done_is_one_line(
     assert "Traceback" not in child.stderr
     (line,) = [s for s in child.stderr.splitlines() if s.startswith("ckptfmt: ")]
     assert words in line
+
+
+@needs_npu
+@pytest.mark.parametrize(
+    ("fail", "words"), [("aclInit:1=507000", "507000"), ("aclrtSetDevice:1+=507033", "507033")]
+)
+def test_a_device_that_cannot_be_brought_up_is_one_line(
+    fail: str, words: str, checkpoint: Path
+) -> None:
+    child = on_npus("load", checkpoint, "--device", "npu:0", fail=fail)
+    assert (child.returncode, child.stdout) == (1, "")
+    assert "Traceback" not in child.stderr
+    (line,) = [s for s in child.stderr.splitlines() if s.startswith("ckptfmt: ")]
+    assert "npu:0: it cannot be brought up" in line
+    assert words in line

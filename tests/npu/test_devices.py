@@ -45,6 +45,8 @@ CASES = [
       for place, letter in ((NEW, "A"), (OLD, "C"), (RC, "E"))),
     (NEW, case("filling.refused")),
     (NEW, case("filling.into_module")),
+    *((place, case("filling.own_format", staging=letter))
+      for place, letter in ((NEW, "A"), (OLD, "C"))),
     *((place, case("filling.cast", dtype=dtype, device=device))
       for place, device in ((NEW, "npu:1"), (RC, "npu:0")) for dtype in ("bf16", "fp16", "fp32")),
 ]  # fmt: skip

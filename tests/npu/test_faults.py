@@ -63,12 +63,24 @@ ALL_CODES = [
     for letter, functions in CALLED.items()
     for function in functions
 ]
+#: What only a probe calls.
+PROBED = {"A": ["aclrtMemcpy", "aclrtPointerGetAttributes"], "C": ["aclrtMemcpy"], "D": [],
+          "E": ["aclrtMemcpy"]}  # fmt: skip
+PROBED["B"] = PROBED["A"]
 PROBING = [
     (PLACES[letter],
      case("faults.at", staging=letter, function=function, codes=(507899,), probing=True))
     for letter, functions in CALLED.items()
-    if letter != "E"
-    for function in functions
+    for function in (*functions, *PROBED[letter])
+]
+#: Other ways to load than a whole model to one device.
+WAYS = [
+    (PLACES[letter],
+     case("faults.at", staging=letter, function=function, codes=tuple(SOME), way=way))
+    for letter in "AE"
+    for way in ("load_into", "stream", "auto", "cast")
+    for function in CALLED[letter]
+    if (way, function) != ("load_into", "aclrtMallocAlign32")  # that memory is the caller's
 ]
 
 
@@ -84,6 +96,14 @@ def test_every_call_can_fail(place: Place, case: Case, children: Children) -> No
 @pytest.mark.parametrize(("place", "case"), PROBING, ids=ids(PROBING))
 def test_every_call_can_fail_in_a_first_load(place: Place, case: Case, children: Children) -> None:
     """Then the probe makes some of them."""
+    children.check(place, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "case"), WAYS, ids=ids(WAYS))
+def test_every_call_can_fail_in_every_way_to_load(
+    place: Place, case: Case, children: Children
+) -> None:
     children.check(place, case)
 
 
@@ -125,6 +145,8 @@ FILES = [
     *((PLACES["A"], one) for one in REFUSED),
     (SMALL_DEVICES[0], case("faults.out_of_memory", device="npu:0")),
     (SMALL_DEVICES[1], case("faults.out_of_memory", device="auto")),
+    (Place("8.5.0", 1, (("devices", 1), ("memory", "48M"))),
+     case("filling.cast_without_room", model="large")),
     *((PLACES[letter], case("faults.damaged", staging=letter)) for letter in PLACES),
     (PLACES["A"],
      case("faults.damaged", staging="A", device=(("layers.2", "npu:1"), ("", "npu:0")))),

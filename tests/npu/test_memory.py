@@ -55,3 +55,21 @@ def test_a_board_takes_the_model_and_little_more(model: Path, checkpoints: Path)
                bound=MODEL_NBYTES + MORE_NBYTES)  # fmt: skip
     problems = run_cases(place, [one], checkpoints).values()
     assert not any(problems), "\n".join(problems)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_board_leaves_the_page_cache_as_it_was(
+    verify: bool, model: Path, checkpoints: Path
+) -> None:
+    place = Place("8.0.0", 1, (("soc", "Ascend310B4"), ("memory", "2G")))
+    one = case("memory.cache_is_left_as_it_was", path=str(model), verify=verify)
+    assert run_cases(place, [one], checkpoints) == {one: ""}
+
+
+def test_a_model_that_nearly_fills_the_device(tmp_path: Path, checkpoints: Path) -> None:
+    import torch
+
+    ckptfmt.convert({"x": torch.ones(60 * MiB, dtype=torch.uint8)}, tmp_path / "model")
+    place = Place("8.5.0", 1, (("devices", 1), ("memory", "62M")))
+    one = case("memory.nearly_all", path=str(tmp_path / "model"), spare=2 * MiB)
+    assert run_cases(place, [one], checkpoints) == {one: ""}

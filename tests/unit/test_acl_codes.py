@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ckptfmt.acl_codes import HINTS, NAMES, hint_for, name_of
+from ckptfmt.acl_codes import HINTS, NAMES, code_in, hint_for, name_of
 
 
 @pytest.mark.parametrize(
@@ -110,3 +110,12 @@ def test_the_next_step_goes_by_code_and_call(code: int, call: str, part: str) ->
 )
 def test_where_nothing_can_be_advised_nothing_is(code: int, call: str) -> None:
     assert hint_for(code, call) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("NPU function error: SetDevice(to_device), error code is 507033 [ERROR] 2026", 507033),
+     ("error code is 1", 1), ("error code 107002", 0), ("", 0)],
+)  # fmt: skip
+def test_the_code_in_what_torch_says(text: str, code: int) -> None:
+    assert code_in(text) == code

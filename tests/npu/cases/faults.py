@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import ckptfmt
 from ckptfmt.acl_codes import name_of
 from ckptfmt.errors import CleanupWarning
@@ -22,10 +24,13 @@ from tests.helpers.simulator import Simulator
 from tests.npu.cases.expected import (
     WrongBytesError,
     check_all,
+    check_equal,
     device_of,
+    expected,
     forget_probes,
     last_stats,
     load,
+    options,
     path_of,
     simulated,
 )  # fmt: skip
@@ -53,22 +58,46 @@ POLLED = {"aclrtQueryEventStatus", "aclrtQueryEvent", "aclrtSynchronizeEvent"}
 OUT_OF_MEMORY = {207001}
 
 
-def load_tiny(staging: str) -> dict[str, Any]:
+def load_tiny(staging: str, way: str = "load") -> dict[str, Any]:
     """Several copies and slots of two workers, on a link slow enough for them to be waited for."""
     reads = "buffered" if staging == "E" else "direct"  # not by what is cached: as many each time
-    with simulated(h2d=1):
-        return load("tiny", npu_staging=staging, op_nbytes=MiB, threads=2, depth=2, reads=reads)
+    given = options(npu_staging=staging, op_nbytes=MiB, threads=2, depth=2, reads=reads)
+    with simulated(h2d=1), ckptfmt.open(path_of("tiny"), options=given) as checkpoint:
+        if way == "stream":
+            return dict(checkpoint.stream(device="npu:0", max_nbytes=2 * MiB))
+        if way == "auto":
+            return checkpoint.load(device={"": "npu:0", "layers.2": "npu:1"})
+        if way == "cast":
+            return checkpoint.load(device="npu:0", dtype="bf16")
+        if way == "load_into":
+            target = {n: torch.empty_like(t, device="npu:0") for n, t in expected("tiny").items()}
+            checkpoint.load_into(target)
+            return target
+        return checkpoint.load(device="npu:0")
+
+
+def check_tiny(found: dict[str, Any], way: str) -> None:
+    """All of it, as it comes in each way."""
+    if way == "cast":
+        for name, tensor in expected("tiny").items():
+            check_equal(name, found[name], tensor.bfloat16())
+    elif way == "load_into":  # tied names are asked for one by one
+        for name, tensor in expected("tiny").items():
+            check_equal(name, found[name], tensor)
+    else:
+        there = "npu:1" if way == "auto" else "npu:0"
+        check_all(found, "tiny", lambda name: there if name.startswith("layers.2.") else "npu:0")
 
 
 @cache
-def calls_of(staging: str, probing: bool) -> dict[str, int]:
+def calls_of(staging: str, probing: bool, way: str = "load") -> dict[str, int]:
     """What a load calls, and how often; by torch too."""
-    load_tiny(staging)
+    load_tiny(staging, way)
     held(Simulator())  # so that torch has to ask for memory again
     if probing:
         forget_probes()
     before = Simulator().account()["calls"]
-    load_tiny(staging)
+    load_tiny(staging, way)
     after = Simulator().account()["calls"]
     made = {name: n - before.get(name, 0) for name, n in after.items()}
     return {name: n for name, n in made.items() if n}
@@ -80,15 +109,19 @@ def calls(staging: str, probing: bool, expected: list[str]) -> None:
     assert sorted(found) == sorted(expected), set(found) ^ set(expected)
 
 
-def at(staging: str, function: str, codes: list[int], probing: bool = False) -> dict[str, int]:
+def at(
+    staging: str, function: str, codes: list[int], probing: bool = False, way: str = "load"
+) -> dict[str, int]:
     """Fail at the first call of a function, at a later one, and at the last, with each code."""
     before = held(Simulator())
-    n_calls = calls_of(staging, probing)[function]
+    n_calls = calls_of(staging, probing, way).get(function, 0)
+    if way != "load" and n_calls == 0:
+        return {}
     numbers = {1, n_calls // 2 + 1, n_calls} if function not in POLLED else {1}
     problems = []
     for n in sorted(numbers):
         for code in codes:
-            problem = _fail_at(staging, function, n, code, probing)
+            problem = _fail_at(staging, function, n, code, probing, way)
             if problem:
                 problems.append(f"{function}:{n}={code} of {n_calls}: {problem}")
     assert not problems, "\n".join(problems)
@@ -97,7 +130,7 @@ def at(staging: str, function: str, codes: list[int], probing: bool = False) -> 
     return {kind: n - before[kind] for kind, n in after.items() if n != before[kind]}
 
 
-def _fail_at(staging: str, function: str, n: int, code: int, probing: bool) -> str:
+def _fail_at(staging: str, function: str, n: int, code: int, probing: bool, way: str) -> str:
     simulator = Simulator()
     before = held(simulator)
     n_injected = simulator.account()["injected"]
@@ -109,20 +142,20 @@ def _fail_at(staging: str, function: str, n: int, code: int, probing: bool) -> s
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            found = load_tiny(staging)
+            found = load_tiny(staging, way)
         except Exception as caught:
             error = caught.with_traceback(None)
             error.__context__ = error.__cause__ = None
     simulator.fail("")
     if simulator.account()["injected"] == n_injected:
         return "was never reached"
-    problem = _judge(function, code, probing, found, error, [str(w.message) for w in told])
+    problem = _judge(function, code, probing, found, error, [str(w.message) for w in told], way)
     del found, error
     after = held(simulator)
     left = {kind: n - before[kind] for kind, n in after.items() if n != before[kind]}
     if left not in _may_be_left(function, bool(told)):
         problem += f" left behind: {left}"
-    check_all(load_tiny(staging), "tiny")
+    check_tiny(load_tiny(staging, way), way)
     return problem
 
 
@@ -137,16 +170,17 @@ def _may_be_left(function: str, told: bool) -> list[dict[str, int]]:
 
 def _judge(
     function: str, code: int, probing: bool, found: dict[str, Any], error: Exception | None,
-    told: list[str],
+    told: list[str], way: str,
 ) -> str:  # fmt: skip
     """What is wrong with how a failure was told."""
     if error is None:
-        return _judge_success(function, code, found, told)
+        return _judge_success(function, code, found, told, way)
     if told:
         return f"warnings beside {error!r}: {told}"
-    if function == ALLOCATING:
-        wanted = ckptfmt.OutOfMemoryError if code in OUT_OF_MEMORY else ckptfmt.DeviceError
-        good = isinstance(error, wanted) and (code in OUT_OF_MEMORY or str(code) in str(error))
+    if function == ALLOCATING and code in OUT_OF_MEMORY:
+        good = isinstance(error, ckptfmt.OutOfMemoryError)
+    elif isinstance(error, ckptfmt.DeviceError) and not error.call:  # torch has called it
+        good = error.code == code and str(code) in str(error)
     elif probing and isinstance(error, ckptfmt.OptionError):
         # A strategy that was asked for; why it cannot be had is what the runtime said.
         good = function in str(error) or "pinned" in str(error)
@@ -160,12 +194,14 @@ def _judge(
     return "" if good else f"{error!r}"
 
 
-def _judge_success(function: str, code: int, found: dict[str, Any], told: list[str]) -> str:
+def _judge_success(
+    function: str, code: int, found: dict[str, Any], told: list[str], way: str
+) -> str:
     """The same of a load that came to its end: by its bytes and by its warnings."""
     if not found:
         return "no tensors, and no error"
     try:
-        check_all(found, "tiny")
+        check_tiny(found, way)
     except WrongBytesError as wrong:
         return f"no error, and wrong bytes: {wrong}"
     if function in TELLING or (function, code) == NO_CONTEXT:

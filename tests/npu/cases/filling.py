@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 import ckptfmt
+from tests.helpers.npu_cases import held
 from tests.helpers.npu_models import FLOATS
 from tests.helpers.simulator import Simulator
 from tests.npu.cases.expected import check_equal, expected, load, options, path_of
@@ -128,3 +129,54 @@ def cast(dtype: str, device: str) -> None:
         check_equal(name, found[name], tensor.to(to) if is_float else tensor)
     assert found["tied"].data_ptr() == found["BF16.b"].data_ptr()
     assert found["ids"].cpu().dtype == torch.int64
+
+
+def own_format(staging: str) -> None:
+    """A tensor in a format of the device's own is filled by way of torch, or refused.
+
+    The simulated runtime has no such formats, torch_npu only keeps the name: what tells is the way
+    that was taken.
+    """
+    import torch_npu
+
+    from ckptfmt import npu
+
+    wanted = expected("tiny")
+    target = {name: torch.zeros_like(tensor, device="npu:0") for name, tensor in wanted.items()}
+    name = "layers.0.weight"
+    odd = torch_npu.empty_with_format(
+        list(wanted[name].shape), dtype=torch.float32, device="npu:0", acl_format=29
+    )
+    assert odd.is_contiguous()
+    assert not npu.is_plain(odd)
+    assert all(npu.is_plain(tensor) for tensor in target.values())
+    target[name] = odd
+    asked = []
+    copy = torch.Tensor.copy_
+
+    def noticed(to: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
+        asked.append(to.data_ptr())
+        return copy(to, *rest, **more)  # type: ignore[arg-type]
+
+    torch.Tensor.copy_ = noticed  # type: ignore[assignment]
+    try:
+        fill("tiny", target, staging)
+    except ckptfmt.DeviceError as error:
+        assert name in str(error)
+    finally:
+        torch.Tensor.copy_ = copy  # type: ignore[method-assign]
+    assert asked == [odd.data_ptr()]
+
+
+def cast_without_room(model: str) -> None:
+    """A cast that does not fit is told as that, and all that was taken is back."""
+    simulator = Simulator()
+    before = held(simulator)
+    try:
+        load(model, dtype="fp32")
+    except ckptfmt.OutOfMemoryError as error:
+        assert "npu:0" in str(error)
+        assert error.hint
+    else:
+        raise AssertionError("there is no such memory")
+    assert held(simulator) == before

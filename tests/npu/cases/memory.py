@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -61,3 +62,39 @@ def within(path: str, staging: str, pool_nbytes: int, bound: int, device: Any = 
     assert nbytes > 7 * pool_nbytes, "the model fits the pool, and nothing is shown"
     assert peak.nbytes <= bound, f"{peak.nbytes / MiB:.1f} MiB, the bound is {bound / MiB:.1f}"
     assert last_stats().peak_pool_nbytes <= (2 if isinstance(device, dict) else 1) * pool_nbytes
+
+
+def nearly_all(path: str, spare: int) -> None:
+    """A model that leaves the device no room for a probe beside it: it fits, so it is loaded."""
+    simulator = Simulator()
+    account = simulator.account()["devices"][0]
+    nbytes = sum(entry.nbytes for entry in ckptfmt.open(path).index.tensors)
+    assert account["memory"] - nbytes == spare, account
+    found = ckptfmt.load(path, device="npu:0")
+    assert sum(tensor.nbytes for tensor in found.values()) == nbytes
+    assert last_stats().staging.startswith("A: ")
+
+
+def cache_is_left_as_it_was(path: str, verify: bool) -> None:
+    """On a board a load of files that were not cached leaves none of them in the page cache."""
+    from ckptfmt import page_cache
+
+    with ckptfmt.open(path) as checkpoint:
+        files = checkpoint.files.partitions
+        ask, how = page_cache.query(files[0].fd)
+        assert ask is not None, how
+        for partition in files:
+            os.fsync(partition.fd)
+            page_cache.drop(partition.fd)
+        assert sum(ask(p.fd, 0, p.file_nbytes) for p in files) < MiB, "they are cached still"
+        found = checkpoint.load(device="npu:0", verify=verify)
+        assert last_stats().staging.startswith("E: ")
+        cached = sum(ask(p.fd, 0, p.file_nbytes) for p in files)
+        assert cached < MiB, f"{cached} bytes are cached"
+        # What somebody else has there stays.
+        for partition in files:
+            while os.read(partition.fd, MiB):
+                pass
+        checkpoint.load(device="npu:0", verify=verify)
+        cached = sum(ask(p.fd, 0, p.file_nbytes) for p in files)
+        assert cached >= sum(tensor.nbytes for tensor in found.values())
