@@ -9,17 +9,9 @@
 #define LONG_RUN 4096u
 #define SHORT_RUN 256u
 
-/* Where there is a wide carry-less multiplication too, which other ports of the processor carry out, it
- * works on a fourth run meanwhile: 128 bytes of it beside 40 of each of the three. */
-#define FOLD_STEPS 64u
-#define FOLD_RUN (128u * FOLD_STEPS)
-#define BESIDE_RUN (40u * (FOLD_STEPS - 1))
-
 static uint32_t byte_table[8][256];
 static uint32_t long_shift[4][256];
 static uint32_t short_shift[4][256];
-static uint32_t beside_shift[4][256];
-static uint64_t fold_128[2], fold_32[2];
 
 /* a · b modulo the polynomial; bit 31 is the coefficient of x^0. */
 static uint32_t multiply(uint32_t a, uint32_t b)
@@ -34,7 +26,6 @@ static uint32_t multiply(uint32_t a, uint32_t b)
 }
 
 /* A power modulo the polynomial, by repeated squaring. */
-#define X 0x40000000u
 #define X8 0x00800000u
 static uint32_t power(uint32_t square, uint64_t exponent)
 {
@@ -51,14 +42,6 @@ static uint32_t power(uint32_t square, uint64_t exponent)
 static uint32_t shift_factor(uint64_t nbytes)
 {
     return power(X8, nbytes);
-}
-
-/* What moves 16 bytes by nbytes when each half is multiplied by one of them: a product of two reflected
- * words stands one bit low, hence the -1. */
-static void fill_fold(uint64_t fold[2], size_t nbytes)
-{
-    fold[0] = (uint64_t)power(X, 8 * nbytes + 63) << 32; /* the first eight bytes are 64 bits further up */
-    fold[1] = (uint64_t)power(X, 8 * nbytes - 1) << 32;
 }
 
 static void fill_shift(uint32_t table[4][256], size_t nbytes)
@@ -148,6 +131,23 @@ TARGET static uint32_t update_hardware(uint32_t crc, const uint8_t *p, size_t nb
 #endif
 
 #if defined(__x86_64__)
+/* Where there is a wide carry-less multiplication too, which other ports of the processor carry out, it
+ * works on a fourth run meanwhile: 128 bytes of it beside 40 of each of the three. */
+#define FOLD_STEPS 64u
+#define FOLD_RUN (128u * FOLD_STEPS)
+#define BESIDE_RUN (40u * (FOLD_STEPS - 1))
+static uint32_t beside_shift[4][256];
+static uint64_t fold_128[2], fold_32[2];
+
+#define X 0x40000000u
+/* What moves 16 bytes by nbytes when each half is multiplied by one of them: a product of two reflected
+ * words stands one bit low, hence the -1. */
+static void fill_fold(uint64_t fold[2], size_t nbytes)
+{
+    fold[0] = (uint64_t)power(X, 8 * nbytes + 63) << 32; /* the first eight bytes are 64 bits further up */
+    fold[1] = (uint64_t)power(X, 8 * nbytes - 1) << 32;
+}
+
 #define FOLD_TARGET __attribute__((target("sse4.2,avx2,pclmul,vpclmulqdq")))
 FOLD_TARGET static inline __m256i load256(const uint8_t *p)
 {

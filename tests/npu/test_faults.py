@@ -63,6 +63,13 @@ ALL_CODES = [
     for letter, functions in CALLED.items()
     for function in functions
 ]
+#: And all that there are, of one strategy.
+ALL_CODES += [
+    (PLACES["A"],
+     case("faults.at", staging="A", function=function, first_only=True,
+          codes=tuple(code for code in NAMES if code and (function, code) != TORCH_DIES)))
+    for function in CALLED["A"]
+]
 #: What only a probe calls.
 PROBED = {"A": ["aclrtMemcpy", "aclrtPointerGetAttributes"], "C": ["aclrtMemcpy"], "D": [],
           "E": ["aclrtMemcpy"]}  # fmt: skip

@@ -110,14 +110,17 @@ def calls(staging: str, probing: bool, expected: list[str]) -> None:
 
 
 def at(
-    staging: str, function: str, codes: list[int], probing: bool = False, way: str = "load"
-) -> dict[str, int]:
+    staging: str, function: str, codes: list[int], probing: bool = False, way: str = "load",
+    first_only: bool = False,
+) -> dict[str, int]:  # fmt: skip
     """Fail at the first call of a function, at a later one, and at the last, with each code."""
     before = held(Simulator())
     n_calls = calls_of(staging, probing, way).get(function, 0)
     if way != "load" and n_calls == 0:
         return {}
     numbers = {1, n_calls // 2 + 1, n_calls} if function not in POLLED else {1}
+    if first_only:
+        numbers = {1}
     problems = []
     for n in sorted(numbers):
         for code in codes:
