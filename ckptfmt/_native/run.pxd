@@ -76,7 +76,7 @@ cdef struct Run:              # no lock: constants, counters, a flag and a latch
     long long next_event
     long long next_direct, next_buffered, next_worker
     long long done_nbytes, wait_ns, checksum_ns, buffered_ns, device_wait_ns, copy_ns
-    int stop, failing, failed # somebody has failed; what it was has been written down
+    int stop, failing, failed  # somebody has failed; what it was has been written down
     int kind, code
     int64_t failed_op, failed_block
     Fault fault               # of the device
