@@ -15,6 +15,7 @@ from ckptfmt import device_plan, engine, page_cache, placement, staging, tensors
 from ckptfmt.dtypes import DTYPES, to_torch
 from ckptfmt.errors import OptionError
 from ckptfmt.npu import Npu
+from ckptfmt.pool import Pool, pool_nbytes
 from ckptfmt.read_plan import plan_read
 from ckptfmt.reading import MAX_THREADS, Transfer
 from ckptfmt.stats import LoadStats
@@ -279,11 +280,11 @@ def _prepare(
         op_nbytes=options.op_nbytes,
     )  # fmt: skip
     copy_now = options.sync_copy or chosen.letter == "D"
-    limit = staging.pool_nbytes(
-        options, chosen, shared=npu.is_shared, pools=pools, of_device=of_device
+    limit = pool_nbytes(
+        options, chosen.letter, shared=npu.is_shared, pools=pools, of_device=of_device
     )
     limit = min(limit, _useful(plan, options, copy_now))
-    pool = held.enter_context(staging.Pool(npu, chosen.letter, limit))
+    pool = held.enter_context(Pool(npu, chosen.letter, limit))
     after = held.enter_context(npu.ordered())
     reading = request.reading(plan, (destination.keep, pool))
     reading.device = npu.name

@@ -159,8 +159,11 @@ class _Running:
 
 
 def slots_of(depth: int) -> int:
-    """Slots that a worker can make use of: as many on their way to the device as being read."""
-    return 2 * depth + 2
+    """Slots that a worker can make use of: those being read, some more on their way to the device.
+
+    One copy at a time is carried out; the others wait for it, so that reads may come in bursts.
+    """
+    return depth + 4
 
 
 def run(

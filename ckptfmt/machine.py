@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from ckptfmt import chips, engine, staging
+from ckptfmt import chips, engine, pool
 from ckptfmt._core import crc32c_implementation
 from ckptfmt.version import VERSION
 
@@ -105,7 +105,7 @@ def host_facts() -> dict[str, Any]:
         "machine": platform.machine(),
         "processors": len(os.sched_getaffinity(0)),
         "memory_nbytes": memory.get("MemTotal", 0),
-        "available_nbytes": staging.available_nbytes(),
+        "available_nbytes": pool.available_nbytes(),
         "page_nbytes": os.sysconf("SC_PAGE_SIZE"),
         "huge_page_nbytes": memory.get("Hugepagesize", 0),
         "huge_pages": {

@@ -1,4 +1,4 @@
-"""How bytes get from reads to an NPU: the strategies A to E, the probe that chooses, the pool.
+"""How bytes get from reads to an NPU: the strategies A to E, and the probe that chooses.
 
 Which memory direct reads may go to, and which memory asynchronous copies may come from, differs
 between chips, CANN versions and drivers (docs/devices.md). It is tried once for each device and
@@ -11,31 +11,19 @@ import ctypes
 import os
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptfmt import _core
-from ckptfmt.errors import CleanupWarning, DeviceError, OptionError, OutOfMemoryError
+from ckptfmt.errors import CleanupWarning, DeviceError, OptionError
 from ckptfmt.input_file import SECTOR
+from ckptfmt.pool import HUGE_NBYTES, Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from types import TracebackType
+    from collections.abc import Sequence
 
     from ckptfmt.npu import Npu
     from ckptfmt.options import LoadOptions
     from ckptfmt.partitions import Partition
-
-HUGE_NBYTES = 2 << 20
-#: Of the memory that the system has to give, the pool takes this share at most.
-AVAILABLE_SHARE = 4
-#: Where host and device share one memory, the pool takes from the model's.
-SHARED_POOL_NBYTES = 64 << 20
-
-#: Of the process, as a container sees it: control groups of version 2 and of version 1.
-GROUPS = (
-    ("/sys/fs/cgroup", "memory.max", "memory.current"),
-    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-)
 
 WHAT = {
     "A": "own huge pages registered with aclrtHostRegisterV2, direct reads, asynchronous copies",
@@ -199,8 +187,7 @@ def _try_copy(npu: Npu, pool: Pool, *, wait: bool) -> None:
             npu.acl.copy_async(there.data_ptr(), pool.address, SECTOR)
         except DeviceError:
             if npu.acl.undrained:
-                pool.abandon()
-                _LEAKED.append(there)
+                pool.abandon(there)
                 warnings.warn(
                     f"{pool.nbytes} bytes of host memory are never freed: a copy to {npu.name} "
                     "cannot be waited for", CleanupWarning, stacklevel=2,
@@ -223,167 +210,3 @@ def _address(buffer: bytearray) -> int:
 def _window(address: int, nbytes: int) -> memoryview:
     """Memory that somebody else owns, as a buffer."""
     return memoryview((ctypes.c_ubyte * nbytes).from_address(address)).cast("B")
-
-
-class Pool:
-    """Host memory of one load for the slots of one device.
-
-    Parameters
-    ----------
-    npu : Npu
-        The device.
-    letter : str
-        The strategy.
-    nbytes : int
-        Its size, rounded up to 2 MiB.
-
-    Attributes
-    ----------
-    address : int
-        Where copies come from.
-    bounce : int
-        Where direct reads go, 0 if they go to `address`.
-
-    Raises
-    ------
-    DeviceError
-        The runtime refuses the memory.
-    OutOfMemoryError
-        The system refuses it.
-    """
-
-    def __init__(self, npu: Npu, letter: str, nbytes: int) -> None:
-        self.npu = npu
-        self.letter = letter
-        self.nbytes = nbytes = -(-nbytes // HUGE_NBYTES) * HUGE_NBYTES
-        self.address = self.bounce = 0
-        self._pinned = self._registered = 0
-        self.memory = _host_memory(npu, nbytes)
-        if letter == "C":
-            self._pinned = self.address = npu.acl.malloc_host(nbytes)
-            self.bounce = self.memory.address
-            return
-        self.address = self.memory.address
-        if letter in ("A", "B"):
-            name = "aclrtHostRegisterV2" if letter == "A" else "aclrtHostRegister"
-            if not _core.acl_has(name) or not _core.acl_has("aclrtHostUnregister"):
-                raise DeviceError(f"this CANN has no {name}", call=name)
-            self._registered = self.address  # at first: what interrupts the call may come after it
-            try:
-                npu.acl.register(self.address, nbytes, v2=letter == "A")
-            except DeviceError:
-                self._registered = 0
-                raise
-            except BaseException:
-                self.close()
-                raise
-
-    @property
-    def host_nbytes(self) -> int:
-        """Host memory in all."""
-        return self.nbytes * (2 if self.bounce else 1)
-
-    def abandon(self) -> None:
-        """Never release it: the device may still read."""
-        self._registered = self._pinned = 0
-        _LEAKED.append(self.memory)
-
-    def close(self) -> None:
-        """Release everything. What the runtime does not let go is leaked, never left dangling."""
-        for held, release in (
-            ("_registered", self.npu.acl.unregister), ("_pinned", self.npu.acl.free_host),
-        ):  # fmt: skip
-            address = getattr(self, held)
-            try:
-                if address:
-                    release(address)
-                setattr(self, held, 0)
-            except DeviceError as error:
-                setattr(self, held, 0)
-                _LEAKED.append(self.memory)
-                warnings.warn(
-                    f"{self.nbytes} bytes of host memory are never freed: {error}",
-                    CleanupWarning, stacklevel=3,
-                )  # fmt: skip
-
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-def _host_memory(npu: Npu, nbytes: int) -> _core.Memory:
-    """Huge pages, every one of them there; those that an administrator has set aside at best."""
-    try:
-        memory = _core.Memory(nbytes, hugetlb=True)
-        try:
-            memory.populate()
-        except MemoryError:  # a limit on those that were set aside
-            memory = _core.Memory(nbytes)
-            memory.populate()
-    except MemoryError as error:
-        raise OutOfMemoryError(
-            f"a pool for {npu.name}: {error}", hint="set a smaller CKPTFMT_POOL_NBYTES"
-        ) from error
-    return memory
-
-
-#: Memory that the device may still read.
-_LEAKED: list[Any] = []
-
-
-def pool_nbytes(
-    options: LoadOptions, staging: Staging, *, shared: bool, pools: int, of_device: int = 1
-) -> int:
-    """How much one pool may hold: the option, less where memory is scarce, 8 MiB at least.
-
-    Parameters
-    ----------
-    shared : bool
-        Whether host and device have one memory.
-    pools : int
-        Of the whole load.
-    of_device : int
-        Those for the same device, which share its bound.
-    """
-    limit = min(options.pool_nbytes, SHARED_POOL_NBYTES) if shared else options.pool_nbytes
-    limit = min(limit // of_device, available_nbytes() // AVAILABLE_SHARE // pools)
-    if staging.letter == "C":
-        limit //= 2  # as much again for direct reads
-    return max(limit, 8 << 20)
-
-
-def available_nbytes() -> int:
-    """Memory that could be had without swapping, by the system and by limits on its groups."""
-    return min(_system_nbytes(), *_group_nbytes(), 1 << 62)
-
-
-def _group_nbytes() -> Iterator[int]:
-    """What is left of the memory that containers and services are held to."""
-    for folder, limit, used in GROUPS:
-        try:
-            with open(f"{folder}/{limit}", encoding="ascii") as most, open(
-                f"{folder}/{used}", encoding="ascii"
-            ) as now:
-                yield max(0, int(most.read()) - int(now.read()))
-        except (OSError, ValueError):  # not this version, or "max"
-            continue
-
-
-def _system_nbytes() -> int:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) << 10
-    except OSError:
-        pass
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-

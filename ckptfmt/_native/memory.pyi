@@ -34,15 +34,27 @@ class Memory:
     @property
     def huge_pages(self) -> bool:
         """Whether the system took the advice to use huge pages."""
-    def populate(self) -> bool:
-        """Have every page there now, and held; false if the system does not let it be held.
+    def populate(self, offset: int, nbytes: int) -> bool:
+        """Have every page of a part there now, and held.
 
-        What was in the memory may be lost.
+        What was in the memory may be lost. May be called for several parts at once.
+
+        Parameters
+        ----------
+        offset, nbytes : int
+            The part: whole pages.
+
+        Returns
+        -------
+        bool
+            False if the system does not let it be held; it is there all the same.
 
         Raises
         ------
         MemoryError
             The system does not have so much.
+        ValueError
+            The part leaves the mapping.
         """
     def region(self, offset: int, nbytes: int, span: int) -> Region:
         """A part of the mapping that keeps it alive.

@@ -95,19 +95,24 @@ cdef class Memory:
             self.huge_pages = madvise(self.base, used, MADV_HUGEPAGE) == 0
         return 0
 
-    def populate(self):
+    def populate(self, offset, nbytes):
+        cdef size_t c_offset = offset
+        cdef size_t c_nbytes = nbytes
+        cdef char *start = self.base + c_offset
         cdef int code
+        if c_offset > self.mapped_nbytes or c_nbytes > self.mapped_nbytes - c_offset:
+            raise ValueError(f"{offset}..{offset + nbytes} leaves the {self.mapped_nbytes} bytes")
         with nogil:
             code = 0
-            if madvise(self.base, self.mapped_nbytes, MADV_POPULATE_WRITE) != 0:
+            if madvise(start, c_nbytes, MADV_POPULATE_WRITE) != 0:
                 code = errno
             if code == EINVAL:               # Linux before 5.14 does not know it
-                memset(self.base, 0, self.mapped_nbytes)
+                memset(start, 0, c_nbytes)
                 code = 0
         if code != 0:                        # touching it all the same might end the process
-            raise MemoryError(f"cannot have {self.mapped_nbytes} bytes: {os.strerror(code)}")
+            raise MemoryError(f"cannot have {nbytes} bytes: {os.strerror(code)}")
         with nogil:
-            code = mlock(self.base, self.mapped_nbytes)
+            code = mlock(start, c_nbytes)
         return code == 0
 
     @property

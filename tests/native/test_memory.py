@@ -230,6 +230,20 @@ def test_a_thousand_allocations_leak_nothing() -> None:
     assert after[2] == before[2]
 
 
+def test_a_part_that_is_populated_is_there_and_the_rest_is_not() -> None:
+    memory = Memory(64 * MIB)
+    before = anonymous_nbytes()
+    assert memory.populate(16 * MIB, 8 * MIB) in (True, False)  # whether it may be held
+    assert 7 * MIB < anonymous_nbytes() - before < 9 * MIB
+    assert not any(memoryview(memory.region(16 * MIB, MIB, MIB)))
+
+
+@pytest.mark.parametrize(("offset", "nbytes"), [(0, 2 * PAGE), (PAGE, PAGE), (1 << 62, 1 << 62)])
+def test_no_part_beyond_the_memory_is_populated(offset: int, nbytes: int) -> None:
+    with pytest.raises(ValueError, match=f"leaves the {PAGE} bytes"):
+        Memory(PAGE).populate(offset, nbytes)
+
+
 # ---- files ----
 
 

@@ -18,7 +18,8 @@ ORDER = """
     units selection dtypes layout index write_plan read_plan options rendering
     placement device_plan chips selftest_report
     input_file strategy partitions checkpoint_files reading engine tensors loading
-    acl_library npu staging machine device_loading streaming fill checkpoint trial selftest_steps
+    acl_library npu pool staging machine device_loading streaming fill checkpoint trial
+    selftest_steps
     sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
     sources.torch_zip sources.stored truth sources.choose sources
     target writer conversion selftest_model comparison verification exporting selftest
