@@ -3,9 +3,9 @@
 As in child.py the first load is not what is timed: it brings the devices up, chooses the staging
 and makes the simulated devices' memory real, as a device's is from the start. Between the two the
 files are made cold, and the links get their rates. As much host memory as a load needs is let go of
-right before it, as in child.py the first load's tensors are: else the pool of a load to a device, and
-not that of one to the CPU, would have to come from the virtual machine's host. Tensors are compared
-by their sums afterwards, through ``t.cpu()``, without a pace.
+right before it, as in child.py the first load's tensors are: else the pool of a load to a device,
+and not that of one to the CPU, would have to come from the virtual machine's host. Tensors are
+compared by their sums afterwards, through ``t.cpu()``, without a pace.
 """
 
 from __future__ import annotations
