@@ -188,9 +188,20 @@ def _group_nbytes() -> Iterator[int]:
             with open(f"{folder}/{limit}", encoding="ascii") as most, open(
                 f"{folder}/{used}", encoding="ascii"
             ) as now:
-                yield max(0, int(most.read()) - int(now.read()))
+                left = int(most.read()) - int(now.read())
+            yield max(0, left + _cached_nbytes(folder))
         except (OSError, ValueError):  # not this version, or "max"
             continue
+
+
+def _cached_nbytes(folder: str) -> int:
+    """What counts as used and is only the page cache: a group that needs memory drops it."""
+    with open(f"{folder}/memory.stat", encoding="ascii") as lines:
+        found = dict(line.split() for line in lines)
+    names = ("total_inactive_file", "total_active_file")  # of version 1
+    if names[0] not in found:
+        names = ("inactive_file", "active_file")
+    return sum(int(found.get(name, 0)) for name in names)
 
 
 def _system_nbytes() -> int:
