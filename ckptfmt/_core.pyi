@@ -10,6 +10,8 @@ from ckptfmt._native.acl_symbols import open_acl as open_acl
 from ckptfmt._native.checksum import crc32c as crc32c
 from ckptfmt._native.checksum import crc32c_combine as crc32c_combine
 from ckptfmt._native.checksum import crc32c_implementation as crc32c_implementation
+from ckptfmt._native.cuda_control import Cudart as Cudart
+from ckptfmt._native.cuda_symbols import open_cuda as open_cuda
 from ckptfmt._native.dlpack import capsule as capsule
 from ckptfmt._native.files import cached_nbytes as cached_nbytes
 from ckptfmt._native.files import dio_alignment as dio_alignment
@@ -22,6 +24,7 @@ from ckptfmt._native.memory import Region as Region
 
 __all__ = [
     "Acl",
+    "Cudart",
     "Engine",
     "Memory",
     "Region",
@@ -35,6 +38,7 @@ __all__ = [
     "fallocate",
     "io_uring_errno",
     "open_acl",
+    "open_cuda",
     "pread_into",
     "rename_exchange",
     "resident_nbytes",
@@ -112,6 +116,7 @@ class Engine:
     ) -> None: ...
     def send_to(
         self,
+        kind: Literal["npu", "cuda"],
         device: int,
         copies: Buffer,
         copy_begins: Buffer,
@@ -122,10 +127,12 @@ class Engine:
         after: int = 0,
         copy_now: bool = False,
     ) -> None:
-        """Have the ops' bytes go on to an NPU. To be called before any thread works.
+        """Have the ops' bytes go on to a device. To be called before any thread works.
 
         Parameters
         ----------
+        kind : str
+            Whose runtime.
         device : int
             Its number.
         copies : buffer

@@ -14,6 +14,7 @@ from libc.stdlib cimport calloc, free
 from ckptfmt._native.atomic cimport fetch_add, load_flag, set_flag
 from ckptfmt._native.device cimport Fault
 from ckptfmt._native.device_acl cimport acl_ops
+from ckptfmt._native.device_cuda cimport cuda_ops
 from ckptfmt._native.direct cimport NO_MORE, begin, complete, give_back
 from ckptfmt._native.io cimport IoOps
 from ckptfmt._native.io_pread cimport pread_ops
@@ -29,6 +30,8 @@ from ckptfmt._native.worker cimport Slot, Worker
 from ckptfmt._native.acl_control import Acl, acl_has
 from ckptfmt._native.acl_symbols import open_acl
 from ckptfmt._native.checksum import crc32c, crc32c_combine, crc32c_implementation
+from ckptfmt._native.cuda_control import Cudart
+from ckptfmt._native.cuda_symbols import open_cuda
 from ckptfmt._native.dlpack import capsule
 from ckptfmt._native.files import (
     cached_nbytes, dio_alignment, fallocate, pread_into, rename_exchange, resident_nbytes,
@@ -36,9 +39,9 @@ from ckptfmt._native.files import (
 from ckptfmt._native.memory import Memory, Region
 
 __all__ = [
-    "Acl", "Engine", "Memory", "Region", "acl_has", "cached_nbytes", "capsule", "crc32c",
+    "Acl", "Cudart", "Engine", "Memory", "Region", "acl_has", "cached_nbytes", "capsule", "crc32c",
     "crc32c_combine", "crc32c_implementation", "dio_alignment", "fallocate", "io_uring_errno",
-    "open_acl", "pread_into", "rename_exchange", "resident_nbytes",
+    "open_acl", "open_cuda", "pread_into", "rename_exchange", "resident_nbytes",
 ]
 
 cdef char *buffered_address(Run *run, Worker *w, int64_t i, unsigned s) noexcept nogil:
@@ -186,13 +189,15 @@ cdef class Engine:
             self.scratch = CMemory(<size_t>slot_nbytes * (run.depth + 1) * workers)
             run.scratch = self.scratch.base
 
-    def send_to(self, device, copies, copy_begins, *, n_slots, pool, bounce=0, after=0,
+    def send_to(self, kind, device, copies, copy_begins, *, n_slots, pool, bounce=0, after=0,
                 copy_now=False):
         cdef Run *run = &self.run
         self.copies, self.copy_begins = copies, copy_begins
         run.copies = <const Copy *>&self.copies[0]
         run.copy_begins = <const int64_t *>&self.copy_begins[0]
-        run.device = acl_ops()
+        if kind not in ("npu", "cuda"):
+            raise ValueError(f"kind is 'npu' or 'cuda', not {kind!r}")
+        run.device = acl_ops() if kind == "npu" else cuda_ops()
         run.device_number = device
         if n_slots < run.depth:
             raise ValueError(f"{n_slots} slots for {run.depth} reads in flight")

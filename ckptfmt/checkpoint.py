@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptfmt import device_loading, dtypes, fill, loading, placement, selection, streaming
 from ckptfmt.checkpoint_files import CheckpointFiles
+from ckptfmt.devices import Devices
 from ckptfmt.errors import OptionError
 from ckptfmt.options import LoadOptions
 from ckptfmt.stats import LoadStats, remember
@@ -281,14 +282,14 @@ def _devices(
     device: str | Mapping[str, str],
     no_split: Sequence[str] = (),
     trace: list[Trace] | None = None,
-) -> device_loading.Devices | None:
+) -> Devices | None:
     """The devices meant; None for the CPU."""
     if isinstance(device, Mapping):
-        return device_loading.Devices(dict(device), no_split, traces=trace)
+        return Devices(dict(device), no_split, traces=trace)
     name = str(device)
     if name != "auto":
         name = placement.normalize(device)
-    return None if name == "cpu" else device_loading.Devices(name, no_split, traces=trace)
+    return None if name == "cpu" else Devices(name, no_split, traces=trace)
 
 
 def load(
@@ -311,7 +312,8 @@ def load(
     path : path-like
         Folder written by :func:`ckptfmt.convert`.
     device : str or mapping of str to str
-        ``"cpu"``, ``"npu:0"``, ``"auto"`` (all NPUs, by free memory and sizes of modules), or
+        ``"cpu"``, ``"npu:0"``, ``"cuda:0"``, ``"auto"`` (all NPUs, or where torch_npu is not
+        installed all GPUs, by free memory and sizes of modules), or
         devices by name of module: ``{"model.layers.0": "npu:0", "": "npu:1"}``, the longest name
         wins.
     names : str or iterable of str, optional

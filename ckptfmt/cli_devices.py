@@ -15,7 +15,7 @@ from ckptfmt.units import format_nbytes, format_rate, parse_nbytes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptfmt.machine import NpuFacts
+    from ckptfmt.machine import GpuFacts, NpuFacts
     from ckptfmt.selftest_report import Step
     from ckptfmt.trial import Trial
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("path", type=click.Path())
 @click.option("--device", "devices", multiple=True, metavar="[MODULE=]DEVICE",
-              help="cpu, npu:N, or auto for all NPUs; MODULE=npu:N sends a part of the model "
-              "there. May be repeated.  [default: cpu]")  # fmt: skip
+              help="cpu, npu:N, cuda:N, or auto for all devices; MODULE=npu:N sends a part of the "
+              "model there. May be repeated.  [default: cpu]")  # fmt: skip
 @click.option("--no-split", multiple=True, metavar="GLOB",
               help="With auto: modules that stay on one device, beside the layers.")  # fmt: skip
 @click.option("--names", multiple=True, metavar="GLOB", help="Only these tensors.")
@@ -98,11 +98,11 @@ def _load_lines(trial: Trial) -> Iterator[str]:
     )
     note = f" ({stats.engine_reason})" if stats.engine_reason else ""
     yield f"engine {stats.engine}{note}, {stats.threads} threads, limited by {stats.bottleneck}"
-    if trial.npus:
+    if trial.devices:
         yield f"staging {stats.staging}"
         yield f"device start-up {stats.device_start_seconds:.2f} s, not counted above"
-    for npu in trial.npus:
-        yield _npu_line(npu, trial.free_after_nbytes[npu.name])
+    for device in trial.devices:
+        yield _device_line(device, trial.free_after_nbytes[device.name])
     for file, how in stats.files.items():
         yield (
             f"  {file}: direct {format_nbytes(how.direct_nbytes)}, "
@@ -113,12 +113,21 @@ def _load_lines(trial: Trial) -> Iterator[str]:
         yield f"wrote {trial.trace}: open it at ui.perfetto.dev"
 
 
-def _npu_line(npu: NpuFacts, free_after: int) -> str:
+def _device_line(device: NpuFacts | GpuFacts, free_after: int) -> str:
     return (
-        f"{npu.name} is physical device {npu.physical}: {npu.soc}, {npu.run_mode} mode, "
-        f"CANN {npu.cann or 'unknown'}, driver {npu.driver or 'unknown'}; "
-        f"{format_nbytes(npu.free_nbytes)} of {format_nbytes(npu.total_nbytes)} free before, "
-        f"{format_nbytes(free_after)} after"
+        f"{device.name} is {_what_it_is(device)}; {format_nbytes(device.free_nbytes)} of "
+        f"{format_nbytes(device.total_nbytes)} free before, {format_nbytes(free_after)} after"
+    )
+
+
+def _what_it_is(device: NpuFacts | GpuFacts) -> str:
+    from ckptfmt.machine import GpuFacts  # noqa: PLC0415
+
+    if isinstance(device, GpuFacts):
+        return f"an {device.model}, CUDA {device.runtime}, driver for {device.driver}"
+    return (
+        f"physical device {device.physical}: {device.soc}, {device.run_mode} mode, "
+        f"CANN {device.cann or 'unknown'}, driver {device.driver or 'unknown'}"
     )
 
 

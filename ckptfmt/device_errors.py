@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptfmt.acl_codes import hint_for, name_of
+from ckptfmt import acl_codes, cuda_codes
 from ckptfmt.errors import DeviceError
 
 
@@ -16,8 +16,12 @@ def device_error(call: str, code: int, message: str) -> DeviceError:
     code : int
         What it returned.
     message : str
-        Its own words; may be empty.
+        Its own words; may be empty. CUDA's begin with the code's name.
     """
     said = " ".join(message.split())
-    text = f"{call} failed with code {code}, {name_of(code)}" + (f": {said}" if said else "")
-    return DeviceError(text, call=call, code=code, hint=hint_for(code, call))
+    if call.startswith("cuda"):
+        text = f"{call} failed with code {code}" + (f", {said}" if said else "")
+        return DeviceError(text, call=call, code=code, hint=cuda_codes.hint_for(code, call))
+    name = acl_codes.name_of(code)
+    text = f"{call} failed with code {code}, {name}" + (f": {said}" if said else "")
+    return DeviceError(text, call=call, code=code, hint=acl_codes.hint_for(code, call))

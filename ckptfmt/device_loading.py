@@ -6,18 +6,17 @@ import os
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptfmt import device_plan, engine, page_cache, placement, staging, tensors
+from ckptfmt import device_plan, engine, page_cache, staging, tensors
 from ckptfmt.dtypes import DTYPES, to_torch
 from ckptfmt.errors import OptionError
-from ckptfmt.npu import Npu
-from ckptfmt.pool import Pool, pool_nbytes
+from ckptfmt.pool import HUGE_NBYTES, borrowed, pool_nbytes
 from ckptfmt.read_plan import plan_read
-from ckptfmt.reading import MAX_THREADS, Transfer
+from ckptfmt.reading import MAX_SENDING_THREADS, MAX_THREADS, Transfer
 from ckptfmt.stats import LoadStats
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from ckptfmt.accelerator import Accelerator
+    from ckptfmt.devices import Devices
     from ckptfmt.dtypes import Dtype
     from ckptfmt.index import Index
     from ckptfmt.loading import Request
@@ -40,8 +41,8 @@ class Destination:
 
     Attributes
     ----------
-    npu : Npu
-        The device.
+    device : Accelerator
+        It.
     extents : int64 array
         Positions of the extents, ascending.
     addresses, room : int64 arrays
@@ -50,71 +51,11 @@ class Destination:
         The owners of that memory.
     """
 
-    npu: Npu
+    device: Accelerator
     extents: npt.NDArray[np.int64]
     addresses: npt.NDArray[np.int64]
     room: npt.NDArray[np.int64]
     keep: object
-
-
-@dataclass(slots=True)
-class Devices:
-    """The devices of one load, brought up in the caller's thread.
-
-    Attributes
-    ----------
-    wanted : str or mapping
-        As the caller said.
-    no_split : sequence of str
-        For ``"auto"``: names of modules that stay on one device.
-    found : dict
-        By name.
-    traces : list or None
-        What the workers did, if it is to be known.
-    """
-
-    wanted: str | Mapping[str, str]
-    no_split: Sequence[str] = ()
-    found: dict[str, Npu] = field(default_factory=dict)
-    traces: list[Trace] | None = None
-    placed: dict[int, str] | None = None
-
-    def place(self, request: Request) -> dict[str, list[int]]:
-        """Positions by device, which are brought up.
-
-        The first request decides for all; later ones are parts of it.
-        """
-        if self.placed is None:
-            free = None
-            if self.wanted == "auto":
-                free = {npu.name: npu.memory()[0] for npu in self._all()}
-            self.placed = placement.place(
-                request.files.index, request.chosen, self.wanted, free=free,
-                no_split=self.no_split,
-            )  # fmt: skip
-        positions: dict[str, list[int]] = {}
-        for position in request.unique:
-            positions.setdefault(self.placed[position], []).append(position)
-        for name in positions:
-            self.npu(name)
-        return positions
-
-    def npu(self, name: str) -> Npu:
-        """One device, brought up at its first use."""
-        if not name.startswith("npu:"):
-            raise OptionError(f"device is {name!r}; this version loads to 'cpu' and 'npu:N'")
-        if name not in self.found:
-            self.found[name] = Npu(name)
-        return self.found[name]
-
-    def _all(self) -> list[Npu]:
-        first = self.npu("npu:0")
-        return [first, *(self.npu(f"npu:{i}") for i in range(1, first.count))]
-
-    @property
-    def start_seconds(self) -> float:
-        """For bringing them up."""
-        return sum(npu.start_seconds for npu in self.found.values())
 
 
 def load(request: Request, devices: Devices) -> tuple[dict[str, Any], LoadStats]:
@@ -132,13 +73,13 @@ def load(request: Request, devices: Devices) -> tuple[dict[str, Any], LoadStats]
         raise OptionError(f"framework is {request.framework!r}; devices hold torch tensors")
     tensors.check_framework(request.framework, [entries[p] for p in request.unique])
     places = devices.place(request)
-    npus = {name: devices.npu(name) for name in places}
+    found = {name: devices.device(name) for name in places}
     began = time.perf_counter()
     if request.files.partitions:
-        for npu in npus.values():  # before the tensors: a probe needs some of the device, too
-            staging.choose(npu, request.files.partitions, request.options)
+        for device in found.values():  # before the tensors: a probe needs some of the device, too
+            staging.choose(device, request.files.partitions, request.options)
     made: dict[int, Any] = {}
-    memories = [_allocate(request, npus[name], mine) for name, mine in places.items()]
+    memories = [_allocate(request, found[name], mine) for name, mine in places.items()]
 
     def make() -> None:  # nobody sees the tensors before their bytes have landed
         for memory in memories:
@@ -171,9 +112,9 @@ class _Memory:
 
     def make(self, made: dict[int, Any]) -> None:
         """Add the tensors to `made`, by position."""
-        npu = self.destination.npu
-        view = tensors.device_maker(npu.name)
-        with npu.current():
+        device = self.destination.device
+        view = tensors.device_maker(device.name)
+        with device.current():
             for position in self.positions:
                 entry = self.index.tensors[position]
                 data = None
@@ -183,11 +124,11 @@ class _Memory:
                 made[position] = view(entry, data)
 
 
-def _allocate(request: Request, npu: Npu, positions: list[int]) -> _Memory:
+def _allocate(request: Request, device: Accelerator, positions: list[int]) -> _Memory:
     """Memory for the tensors of one device."""
     index, extents = request.files.index, request.files.extents
     plan = device_plan.allocate_plan(index, positions)
-    allocations = [npu.empty(nbytes) for nbytes in plan.allocations]
+    allocations = [device.empty(nbytes) for nbytes in plan.allocations]
     starts = [allocation.data_ptr() for allocation in allocations]
     place = plan.place  # made at each call
     base = {position: starts[number] + offset for position, (number, offset) in place.items()}
@@ -197,7 +138,7 @@ def _allocate(request: Request, npu: Npu, positions: list[int]) -> _Memory:
     }
     mine = extents.of_tensors(positions)
     addresses, rooms = spread(extents, mine, base, room)
-    destination = Destination(npu, mine, addresses, rooms, allocations)
+    destination = Destination(device, mine, addresses, rooms, allocations)
     return _Memory(destination, index, positions, allocations, place)
 
 
@@ -230,10 +171,10 @@ def read_to(
     if not destinations:
         meanwhile()
         return LoadStats(engine="none: nothing to read")
-    of_device = Counter(d.npu.name for d in destinations)
+    of_device = Counter(d.device.name for d in destinations)
     with ExitStack() as held:
         prepared = [
-            _prepare(request, d, held, len(destinations), of_device[d.npu.name])
+            _prepare(request, d, held, len(destinations), of_device[d.device.name])
             for d in destinations
         ]
         for reading, _, _ in prepared:
@@ -241,7 +182,7 @@ def read_to(
         readings = [reading for reading, _, _ in prepared]
         found = engine.run_together(readings, request.progress, meanwhile)
     parts = [
-        replace(stats, staging=str(chosen), peak_pool_nbytes=nbytes, devices=(d.npu.name,))
+        replace(stats, staging=str(chosen), peak_pool_nbytes=nbytes, devices=(d.device.name,))
         for stats, d, (_, chosen, nbytes) in zip(found, destinations, prepared, strict=True)
     ]
     total = parts[0]
@@ -254,13 +195,13 @@ def _prepare(
     request: Request, destination: Destination, held: ExitStack, pools: int, of_device: int
 ) -> tuple[Reading, staging.Staging, int]:
     """One device's reading with its staging; what it needs is released by `held`."""
-    npu = destination.npu
+    device = destination.device
     partitions = request.files.partitions
     extents, mine = request.files.extents, destination.extents
     crcs, options = request.files.crcs, request.options
-    chosen = staging.choose(npu, partitions, options)
+    chosen = staging.choose(device, partitions, options)
     if chosen.letter == "E":
-        npu.wait_for_torch()  # the processor writes at once, whatever torch has queued before
+        device.wait_for_torch()  # the processor writes at once, whatever torch has queued before
         plan = plan_read(
             extents, mine, destination.addresses, crcs, op_nbytes=options.op_nbytes,
             room=np.minimum(extents.span[mine], destination.room),
@@ -271,7 +212,7 @@ def _prepare(
         for partition, cold in zip(partitions, reading.drop_behind, strict=True):
             if cold:  # in the end once more, what stood across the ends of reads
                 held.callback(page_cache.drop, partition.fd)
-        reading.device = npu.name
+        reading.device = device.name
         return reading, chosen, 0
     # Addresses that mirror the files: what lies together in a file is read together.
     starts = np.cumsum([0, *(p.file_nbytes for p in partitions[:-1])], dtype=np.int64)
@@ -281,32 +222,40 @@ def _prepare(
     )  # fmt: skip
     copy_now = options.sync_copy or chosen.letter == "D"
     limit = pool_nbytes(
-        options, chosen.letter, shared=npu.is_shared, pools=pools, of_device=of_device
+        options, chosen.letter, shared=device.is_shared, pools=pools, of_device=of_device
     )
-    limit = min(limit, _useful(plan, options, copy_now))
-    pool = held.enter_context(Pool(npu, chosen.letter, limit))
-    after = held.enter_context(npu.ordered())
+    limit = min(limit, _useful(plan, options, copy_now, pools))
+    pool = held.enter_context(borrowed(device, chosen.letter, limit))
+    # One that was kept may be larger than what this load may have.
+    usable = min(pool.nbytes, -(-limit // HUGE_NBYTES) * HUGE_NBYTES)
+    after = held.enter_context(device.ordered())
     reading = request.reading(plan, (destination.keep, pool))
-    reading.device = npu.name
+    reading.device = device.name
     reading.transfer = Transfer(
-        device=npu.number,
+        kind=device.kind,
+        device=device.number,
         copies=lambda final: device_plan.plan_copies(
             final, extents, mine, destination.addresses, destination.room
         ),
-        pool=pool.address, pool_nbytes=pool.nbytes, bounce=pool.bounce, after=after,
+        pool=pool.address, pool_nbytes=usable, bounce=pool.bounce, after=after,
         abandon=pool.abandon,
         copy_now=copy_now,
+        sharing=pools,
     )  # fmt: skip
     return reading, chosen, pool.host_nbytes
 
 
-def _useful(plan: ReadPlan, options: LoadOptions, copy_now: bool) -> int:
+def _useful(plan: ReadPlan, options: LoadOptions, copy_now: bool, pools: int) -> int:
     """A pool beyond this is never used: there are so many threads, with so many slots, at most."""
     largest = int(plan.ops["nbytes"].max()) + 4095
     ring = engine.choose_io(options)[0] == "io_uring"
-    few = min(MAX_THREADS, len(os.sched_getaffinity(0)))
-    threads = options.threads or (few if ring and not copy_now else MAX_THREADS)
-    slots = threads * engine.slots_of(options.depth if ring else 1)
+    processors = len(os.sched_getaffinity(0))
+    few = min(MAX_THREADS, processors) if ring and not copy_now else MAX_THREADS
+    many = max(few, min(MAX_SENDING_THREADS, processors // pools))
+    slots = max(
+        (options.threads or few) * engine.slots_of(options.depth if ring else 1),
+        (options.threads or many) * engine.slots_of(1),
+    )
     return largest * min(len(plan.ops), slots)
 
 
@@ -326,6 +275,6 @@ def cast(
             found[name] = tensors.alias(done[position])
         else:
             nbytes = row.nbytes(entry.shape)
-            with devices.npu(str(found[name].device)).allocating(nbytes):
+            with devices.device(str(found[name].device)).allocating(nbytes):
                 found[name] = done[position] = found[name].to(torch_dtype)
     return found

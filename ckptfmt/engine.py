@@ -100,7 +100,7 @@ class _Running:
         if transfer is not None:
             copies, begins = transfer.copies(replace(plan, ops=ops))
             self.engine.send_to(
-                transfer.device, _bytes(copies), _bytes(begins), n_slots=n_slots,
+                transfer.kind, transfer.device, _bytes(copies), _bytes(begins), n_slots=n_slots,
                 pool=transfer.pool, bounce=transfer.bounce, after=transfer.after,
                 copy_now=transfer.copy_now,
             )  # fmt: skip

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptfmt import device_loading, dtypes, engine, loading, npu, streaming
+from ckptfmt.accelerator import TOLD
+from ckptfmt.devices import Devices
 from ckptfmt.errors import DeviceError, LoadMismatchError
 from ckptfmt.read_plan import plan_read
 from ckptfmt.stats import LoadStats
@@ -53,7 +55,7 @@ def _inspect(tensor: Any) -> _Target:
         shape = (*shape[:-1], shape[-1] * row.pack)
     lazy = tensor.is_conj() or tensor.is_neg()  # its memory holds other values than it shows
     device = str(tensor.device)
-    dense = tensor.device.type in ("cpu", "npu") and tensor.is_contiguous() and not lazy
+    dense = tensor.device.type in ("cpu", "npu", "cuda") and tensor.is_contiguous() and not lazy
     if dense and tensor.device.type == "npu":
         dense = tensor.data_ptr() % COPY_ALIGNMENT == 0 and npu.is_plain(tensor)
     nbytes = tensor.numel() * tensor.element_size()
@@ -136,7 +138,7 @@ def _copy_all(
             try:
                 _copy(targets[name].tensor, tensor)
             except RuntimeError as error:  # of torch
-                said = " ".join(str(error).split())[: npu.TOLD]
+                said = " ".join(str(error).split())[:TOLD]
                 where = targets[name].device
                 raise DeviceError(f"{name}: torch cannot copy to {where}: {said}") from error
             if stats is not None:
@@ -148,7 +150,7 @@ def _read_to_devices(
     request: loading.Request, targets: dict[str, _Target], dense: dict[str, int]
 ) -> LoadStats:
     """Copy straight into the targets' memory on their devices."""
-    devices = device_loading.Devices("")
+    devices = Devices("")
     extents = request.files.extents
     destinations = []
     for device, names in _batches_by_device(targets, dense):
@@ -158,7 +160,7 @@ def _read_to_devices(
         addresses, rooms = device_loading.spread(extents, mine, base, room)
         keep = [targets[name].tensor for name in names]
         destinations.append(
-            device_loading.Destination(devices.npu(device), mine, addresses, rooms, keep)
+            device_loading.Destination(devices.device(device), mine, addresses, rooms, keep)
         )
     stats = device_loading.read_to(request, destinations)
     return replace(stats, device_start_seconds=devices.start_seconds)

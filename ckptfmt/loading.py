@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ckptfmt.checkpoint_files import CheckpointFiles
-    from ckptfmt.device_loading import Devices
+    from ckptfmt.devices import Devices
     from ckptfmt.engine import Progress
     from ckptfmt.options import LoadOptions
     from ckptfmt.partitions import Partition

@@ -1,4 +1,4 @@
-"""What a report has to say about the machine it was made on: the host, and each NPU."""
+"""What a report has to say about the machine it was made on: the host, and each device."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from ckptfmt import chips, engine, pool
 from ckptfmt._core import crc32c_implementation
+from ckptfmt.cuda import Cuda
+from ckptfmt.npu import Npu
 from ckptfmt.version import VERSION
 
 if TYPE_CHECKING:
-    from ckptfmt.npu import Npu
+    from ckptfmt.accelerator import Accelerator
 
 #: Renumbers the devices that a process may use.
 VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
@@ -71,8 +73,55 @@ class NpuFacts:
     start_seconds: float
 
 
-def npu_facts(npu: Npu) -> NpuFacts:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuFacts:
+    """One GPU, as it was when it had been brought up.
+
+    Attributes
+    ----------
+    name : str
+        ``"cuda:0"``.
+    model : str
+        As the driver calls it.
+    runtime, driver : str
+        Versions of CUDA: of the runtime, and the newest one that the driver serves.
+    library : str
+        The runtime's library that is used.
+    total_nbytes, free_nbytes : int
+        Its memory.
+    start_seconds : float
+        For bringing it up.
+    """
+
+    name: str
+    model: str
+    runtime: str
+    driver: str
+    library: str
+    total_nbytes: int
+    free_nbytes: int
+    start_seconds: float
+
+
+def device_facts(device: Accelerator) -> NpuFacts | GpuFacts:
     """Ask a device what it is."""
+    if isinstance(device, Cuda):
+        return gpu_facts(device)
+    assert isinstance(device, Npu)
+    return npu_facts(device)
+
+
+def gpu_facts(gpu: Cuda) -> GpuFacts:
+    """Ask a GPU what it is."""
+    free, total = gpu.memory()
+    return GpuFacts(
+        name=gpu.name, model=gpu.model, library=gpu.library, total_nbytes=total, free_nbytes=free,
+        start_seconds=gpu.start_seconds, **gpu.versions(),
+    )  # fmt: skip
+
+
+def npu_facts(npu: Npu) -> NpuFacts:
+    """Ask an NPU what it is."""
     free, total = npu.memory()
     told = npu.versions()
     return NpuFacts(

@@ -1,153 +1,65 @@
-"""Ascend NPUs: torch_npu brought up first, ACL bound beside it; torch owns all device memory."""
+"""Ascend NPUs: torch_npu brought up first, ACL bound beside it."""
 
 from __future__ import annotations
 
-import time
-import warnings
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ckptfmt import _core, acl_library, dtypes
+from ckptfmt.accelerator import TOLD, Accelerator
 from ckptfmt.acl_codes import code_in, hint_for
-from ckptfmt.errors import (
-    CkptError,
-    CleanupWarning,
-    DeviceError,
-    MissingDependencyError,
-    OutOfMemoryError,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from ckptfmt.errors import DeviceError, MissingDependencyError
 
 #: CANN's numbers for its packages (aclsysGetCANNVersion).
 RUNTIME, DRIVER = 1, 7
 #: Formats in which a tensor's bytes are in the order of its elements: NCHW, NHWC, ND, NCDHW.
 PLAIN_FORMATS = {0, 1, 2, 30}
-#: Characters of what torch says; the rest is where in its source it said so.
-TOLD = 400
 
 
-class Npu:
-    """One NPU, for one load, from the thread that made this object or on its behalf.
+class Npu(Accelerator):
+    """One NPU."""
 
-    Parameters
-    ----------
-    name : str
-        ``"npu:0"``.
+    kind = "npu"
+    runtime: _core.Acl
 
-    Raises
-    ------
-    MissingDependencyError
-        torch_npu is not installed, or cannot be imported.
-    DeviceError
-        There is no such device, or no library of CANN.
-    """
+    def _import_torch(self) -> Any:
+        return import_torch_npu(self.name)
 
-    def __init__(self, name: str) -> None:
-        began = time.perf_counter()
-        self.name = name
-        self.number = int(name.removeprefix("npu:"))
-        self._torch = torch = import_torch_npu(name)
-        with self._torch_calls("it cannot be brought up"):
-            self.count = torch.npu.device_count() if torch.npu.is_available() else 0
-        if self.number >= self.count:
-            raise DeviceError(
-                f"{name}: torch_npu finds {self.count} devices",
-                hint="npu-smi info lists them; ASCEND_RT_VISIBLE_DEVICES may hide some",
-            )
-        # torch_npu initialises ACL with settings of its own, so it has to be the first.
-        with self._torch_calls("it cannot be brought up"), torch.npu.device(self.number):
-            self._stream = torch.npu.current_stream(self.number)
+    def _not_there(self) -> DeviceError:
+        return DeviceError(
+            f"{self.name}: torch_npu finds {self.count} devices",
+            hint="npu-smi info lists them; ASCEND_RT_VISIBLE_DEVICES may hide some",
+        )
+
+    def _bind(self) -> None:
         acl_library.bind()
-        self.acl = _core.Acl(self.number)
-        self.run_mode = self.acl.run_mode()
-        self.soc_name = self.acl.soc_name()
-        self.start_seconds = time.perf_counter() - began
+        self.runtime = _core.Acl(self.number)
+        self.run_mode = self.runtime.run_mode()
+        self.soc_name = self.runtime.soc_name()
+        self.is_shared = self.run_mode == "RC"
+        # Where host and device have one memory there is a better way than all others.
+        self.stagings = ("E", "A", "B", "C", "D") if self.is_shared else ("A", "B", "C", "D")
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether host and device have one memory, as on an Orange Pi (RC mode)."""
-        return self.run_mode == "RC"
+    def _handle_of(self, stream: Any) -> int:
+        return int(stream.npu_stream)
+
+    def _error(self, what: str, said: str, code: int) -> DeviceError:
+        code = code or code_in(said)
+        return DeviceError(f"{what}: {said[:TOLD]}", code=code, hint=hint_for(code, said))
+
+    def register(self, address: int, nbytes: int, letter: str) -> None:
+        """A by aclrtHostRegisterV2, B by the older aclrtHostRegister."""
+        name = "aclrtHostRegisterV2" if letter == "A" else "aclrtHostRegister"
+        if not _core.acl_has(name) or not _core.acl_has("aclrtHostUnregister"):
+            raise DeviceError(f"this CANN has no {name}", call=name)
+        self.runtime.register(address, nbytes, v2=letter == "A")
+
+    def takes_for_pinned(self, address: int) -> bool:
+        """As aclrtPointerGetAttributes says, where CANN has it."""
+        return self.runtime.is_host(address) is not False
 
     def versions(self) -> dict[str, str]:
         """What CANN and the driver say they are; empty where they do not."""
-        return {"cann": self.acl.version(RUNTIME), "driver": self.acl.version(DRIVER)}
-
-    def memory(self) -> tuple[int, int]:
-        """Bytes free and in all, as the runtime counts them."""
-        free, total = self.acl.memory()
-        return int(free), int(total)
-
-    def empty(self, nbytes: int) -> Any:
-        """Bytes of device memory, allocated on the stream that was current when this was made."""
-        torch = self._torch
-        with self.allocating(nbytes), torch.npu.stream(self._stream):
-            return torch.empty(nbytes, dtype=torch.uint8, device=self.name)
-
-    @contextmanager
-    def allocating(self, nbytes: int) -> Iterator[None]:
-        """What torch does within allocates so much; say what is free if it cannot be had."""
-        with self._torch_calls(f"torch cannot allocate {nbytes} bytes"):
-            try:
-                yield
-            except RuntimeError as error:
-                # torch has a class for it since 2.5.
-                known = isinstance(error, getattr(self._torch, "OutOfMemoryError", ()))
-                if not known and "out of memory" not in str(error).lower():
-                    raise
-                free, total = self.memory()
-                raise OutOfMemoryError(
-                    f"{self.name}: {nbytes} bytes cannot be had, {free} of {total} are free",
-                    hint="spread the model over several devices with device={...}, load by names, "
-                    "or use stream()",
-                ) from error
-
-    @contextmanager
-    def current(self) -> Iterator[None]:
-        """Have torch work on the device: it need not go there and back with every call."""
-        with self._torch_calls("it cannot be made current"), self._torch.npu.device(self.number):
-            yield
-
-    @contextmanager
-    def _torch_calls(self, what: str) -> Iterator[None]:
-        """What torch raises of the runtime within is told as a failure of the device."""
-        try:
-            yield
-        except CkptError:
-            raise
-        except RuntimeError as error:
-            said = " ".join(str(error).split())
-            code = code_in(said)
-            raise DeviceError(
-                f"{self.name}: {what}: {said[:TOLD]}", code=code, hint=hint_for(code, said)
-            ) from error
-
-    @property
-    def _handle(self) -> int:
-        """The stream for the runtime. Reading it empties torch's queue, which may have failed."""
-        with self._torch_calls("what torch was given before has failed"):
-            return int(self._stream.npu_stream)
-
-    @contextmanager
-    def ordered(self) -> Iterator[int]:
-        """An event behind all that torch has been given for the device so far.
-
-        Memory that torch hands out may still be read by work queued before. The handle is taken
-        now: earlier it would miss what was queued since.
-        """
-        event = self.acl.record(self._handle)
-        try:
-            yield event
-        finally:
-            try:
-                self.acl.destroy_event(event)
-            except DeviceError as error:
-                warnings.warn(f"an event is never freed: {error}", CleanupWarning, stacklevel=3)
-
-    def wait_for_torch(self) -> None:
-        """Wait until all that torch has been given for the device is done."""
-        self.acl.synchronize(self._handle)
+        return {"cann": self.runtime.version(RUNTIME), "driver": self.runtime.version(DRIVER)}
 
 
 def is_plain(tensor: Any) -> bool:

@@ -197,7 +197,7 @@ def _by_memory(
     index: Index, chosen: Mapping[str, int], free: Mapping[str, int], no_split: Sequence[str]
 ) -> dict[int, str]:
     bytes_free = {normalize(name): nbytes for name, nbytes in free.items()}
-    names = sorted(bytes_free, key=_rank)
+    names = sorted(bytes_free, key=rank)
     if not names:
         raise OptionError("device is 'auto', but there are no devices to choose from")
     units = _in_order(_units(index, chosen, no_split))
@@ -214,7 +214,8 @@ def _by_memory(
     }
 
 
-def _rank(device: str) -> tuple[bool, str, int]:
+def rank(device: str) -> tuple[bool, str, int]:
+    """What devices are sorted by: their kind and number, the CPU last."""
     kind, _, number = device.partition(":")
     return kind == "cpu", kind, int(number or 0)
 

@@ -1,10 +1,12 @@
-"""Host memory that copies to an NPU come from: one load's, for one device; how much of it."""
+"""Host memory that copies to a device come from; how much of it, and keeping it for later loads."""
 
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ckptfmt import _core
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-    from ckptfmt.npu import Npu
+    from ckptfmt.accelerator import Accelerator
     from ckptfmt.options import LoadOptions
 
 HUGE_NBYTES = 2 << 20
@@ -33,11 +35,11 @@ GROUPS = (
 
 
 class Pool:
-    """Host memory of one load for the slots of one device.
+    """Host memory for the slots of one device.
 
     Parameters
     ----------
-    npu : Npu
+    device : Accelerator
         The device.
     letter : str
         The strategy, of ``staging.WHAT``.
@@ -59,25 +61,22 @@ class Pool:
         The system refuses it.
     """
 
-    def __init__(self, npu: Npu, letter: str, nbytes: int) -> None:
-        self.npu = npu
+    def __init__(self, device: Accelerator, letter: str, nbytes: int) -> None:
+        self.device = device
         self.letter = letter
         self.nbytes = nbytes = -(-nbytes // HUGE_NBYTES) * HUGE_NBYTES
         self.address = self.bounce = 0
         self._pinned = self._registered = 0
-        self.memory = _host_memory(npu, nbytes)
+        self.memory = _host_memory(device, nbytes)
         if letter == "C":
-            self._pinned = self.address = npu.acl.malloc_host(nbytes)
+            self._pinned = self.address = device.runtime.malloc_host(nbytes)
             self.bounce = self.memory.address
             return
         self.address = self.memory.address
         if letter in ("A", "B"):
-            name = "aclrtHostRegisterV2" if letter == "A" else "aclrtHostRegister"
-            if not _core.acl_has(name) or not _core.acl_has("aclrtHostUnregister"):
-                raise DeviceError(f"this CANN has no {name}", call=name)
             self._registered = self.address  # at first: what interrupts the call may come after it
             try:
-                npu.acl.register(self.address, nbytes, v2=letter == "A")
+                device.register(self.address, nbytes, letter)
             except DeviceError:
                 self._registered = 0
                 raise
@@ -90,6 +89,11 @@ class Pool:
         """Host memory in all."""
         return self.nbytes * (2 if self.bounce else 1)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of it has been given up."""
+        return bool(self._registered or self._pinned)
+
     def abandon(self, *others: object) -> None:
         """Never release it, nor others: the device may still read and write."""
         self._registered = self._pinned = 0
@@ -98,7 +102,8 @@ class Pool:
     def close(self) -> None:
         """Release everything. What the runtime does not let go is leaked, never left dangling."""
         for held, release in (
-            ("_registered", self.npu.acl.unregister), ("_pinned", self.npu.acl.free_host),
+            ("_registered", self.device.runtime.unregister),
+            ("_pinned", self.device.runtime.free_host),
         ):  # fmt: skip
             address = getattr(self, held)
             try:
@@ -125,7 +130,7 @@ class Pool:
         self.close()
 
 
-def _host_memory(npu: Npu, nbytes: int) -> _core.Memory:
+def _host_memory(device: Accelerator, nbytes: int) -> _core.Memory:
     """Huge pages, every one of them there; those that an administrator has set aside at best."""
     try:
         memory = _core.Memory(nbytes, hugetlb=True)
@@ -136,7 +141,7 @@ def _host_memory(npu: Npu, nbytes: int) -> _core.Memory:
             _populate(memory)
     except MemoryError as error:
         raise OutOfMemoryError(
-            f"a pool for {npu.name}: {error}", hint="set a smaller CKPTFMT_POOL_NBYTES"
+            f"a pool for {device.name}: {error}", hint="set a smaller CKPTFMT_POOL_NBYTES"
         ) from error
     return memory
 
@@ -153,6 +158,51 @@ def _populate(memory: _core.Memory) -> None:
 
 #: Memory that the device may still read.
 _LEAKED: list[object] = []
+
+#: Pools between loads, of devices that keep them, and the process that they are of.
+_kept: list[Pool] = []
+_kept_by = 0
+_lock = threading.Lock()
+
+
+@contextmanager
+def borrowed(device: Accelerator, letter: str, nbytes: int) -> Iterator[Pool]:
+    """A pool of `nbytes` or more for one load.
+
+    Registering takes longer than a load of some GB. Where the device lets all devices of its kind
+    copy from registered memory, a pool is kept afterwards, as many as have been in use at once.
+    """
+    if not device.keeps_pools or letter == "D":  # the latter's is nothing but memory
+        with Pool(device, letter, nbytes) as pool:
+            yield pool
+        return
+    pool = _take(device, letter, nbytes) or Pool(device, letter, nbytes)
+    pool.device = device  # by which it is released: the one before may be gone
+    try:
+        yield pool
+    finally:
+        if pool.is_whole:
+            with _lock:
+                _kept.append(pool)
+
+
+def _take(device: Accelerator, letter: str, nbytes: int) -> Pool | None:
+    """A kept pool that is large enough; one that is too small makes room for a larger one."""
+    global _kept_by  # noqa: PLW0603 - registered memory is the process's
+    with _lock:
+        if _kept_by != os.getpid():  # a child of fork has the pages, and no device to copy
+            _LEAKED.extend(_kept)
+            _kept.clear()
+            _kept_by = os.getpid()
+        mine = [p for p in _kept if (p.device.kind, p.letter) == (device.kind, letter)]
+        mine.sort(key=lambda p: (p.nbytes < nbytes, -p.nbytes))
+        if not mine:
+            return None
+        _kept.remove(mine[0])
+    if mine[0].nbytes >= nbytes:
+        return mine[0]
+    mine[0].close()
+    return None
 
 
 def pool_nbytes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 #: Reading threads at most; more only share the disk's and the memory's bandwidth.
 MAX_THREADS = 4
+#: Threads at most that take cached bytes to one device: a link such as PCIe 5 has room for what
+#: some ten processors copy and sum up.
+MAX_SENDING_THREADS = 16
 
 
 @dataclass(slots=True)
@@ -47,6 +50,8 @@ class Transfer:
 
     Attributes
     ----------
+    kind : str
+        ``npu`` or ``cuda``.
     device : int
         The device's number.
     copies : callable
@@ -61,8 +66,11 @@ class Transfer:
         Wait for each copy.
     abandon : callable
         Called if copies cannot be waited for: the pool must never be released then.
+    sharing : int
+        Transfers that run at the same time.
     """
 
+    kind: Literal["npu", "cuda"]
     device: int
     copies: Callable[[ReadPlan], tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]]
     pool: int
@@ -71,6 +79,7 @@ class Transfer:
     abandon: Callable[[], None]
     bounce: int = 0
     copy_now: bool = False
+    sharing: int = 1
 
 
 @dataclass(slots=True)
@@ -143,8 +152,8 @@ class Reading:
     def threads(self, io: str, n_direct: int, n_ops: int) -> int:
         """As many as there are processors, up to four.
 
-        Direct reads by pread are the exception: each holds its thread, so the queue is as deep as
-        there are threads.
+        Direct reads by pread are an exception: each holds its thread, so the queue is as deep as
+        there are threads. Another is what the page cache has on its way to a device.
         """
         if self.options.threads:
             return min(self.options.threads, n_ops)
@@ -152,7 +161,11 @@ class Reading:
             return min(MAX_THREADS, n_ops)  # each copy holds its thread
         if io == "pread" and n_direct:
             return min(MAX_THREADS, n_ops)
-        return min(MAX_THREADS, len(os.sched_getaffinity(0)), n_ops)
+        processors = len(os.sched_getaffinity(0))
+        few = min(MAX_THREADS, processors, n_ops)
+        if self.transfer is None or 2 * n_direct > n_ops:
+            return few
+        return max(few, min(MAX_SENDING_THREADS, processors // self.transfer.sharing, n_ops))
 
     def error(
         self,

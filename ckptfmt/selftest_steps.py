@@ -152,7 +152,7 @@ def probe(bench: Bench, step: Step) -> None:
     found = staging.admitted(bench.npu, partitions)
     bench.letters = tuple(letter for letter, reason in found.items() if not reason)
     step.details = {
-        "admitted": {letter: staging.WHAT[letter] for letter in bench.letters},
+        "admitted": {letter: staging.WHAT["npu"][letter] for letter in bench.letters},
         "refused": {letter: reason for letter, reason in found.items() if reason},
         "direct_reads": "tried" if direct else "not tried: the file system refuses them",
     }

@@ -1,8 +1,8 @@
-"""How bytes get from reads to an NPU: the strategies A to E, and the probe that chooses.
+"""How bytes get from reads to a device: the strategies A to E, and the probe that chooses.
 
 Which memory direct reads may go to, and which memory asynchronous copies may come from, differs
-between chips, CANN versions and drivers (docs/devices.md). It is tried once for each device and
-process, never guessed from a version.
+between chips, versions of runtimes and drivers (docs/devices.md). It is tried once for each device
+and process, never guessed from a version.
 """
 
 from __future__ import annotations
@@ -21,20 +21,25 @@ from ckptfmt.pool import HUGE_NBYTES, Pool
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptfmt.npu import Npu
+    from ckptfmt.accelerator import Accelerator
     from ckptfmt.options import LoadOptions
     from ckptfmt.partitions import Partition
 
 WHAT = {
-    "A": "own huge pages registered with aclrtHostRegisterV2, direct reads, asynchronous copies",
-    "B": "own huge pages registered with aclrtHostRegister, direct reads, asynchronous copies",
-    "C": "aclrtMallocHost, direct reads by way of own memory, asynchronous copies",
-    "D": "own huge pages, direct reads, synchronous copies",
-    "E": "reads straight into device memory, which is the host's (RC mode)",
+    "npu": {
+        "A": "own huge pages registered with aclrtHostRegisterV2, direct reads, asynchronous "
+        "copies",
+        "B": "own huge pages registered with aclrtHostRegister, direct reads, asynchronous copies",
+        "C": "aclrtMallocHost, direct reads by way of own memory, asynchronous copies",
+        "D": "own huge pages, direct reads, synchronous copies",
+        "E": "reads straight into device memory, which is the host's (RC mode)",
+    },
+    "cuda": {
+        "A": "own huge pages registered with cudaHostRegister, direct reads, asynchronous copies",
+        "C": "cudaHostAlloc, direct reads by way of own memory, asynchronous copies",
+        "D": "own huge pages, direct reads, copies waited for one by one",
+    },
 }
-ORDER = ("A", "B", "C", "D")
-#: Where host and device have one memory there is a better way than all of these.
-SHARED_ORDER = ("E", *ORDER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,36 +48,39 @@ class Staging:
 
     Attributes
     ----------
+    kind : str
+        The device's.
     letter : str
         ``A`` to ``E``.
     reasons : tuple of str
         One for each strategy that was tried and refused.
     """
 
+    kind: str
     letter: str
     reasons: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         why = f" ({'; '.join(self.reasons)})" if self.reasons else ""
-        return f"{self.letter}: {WHAT[self.letter]}{why}"
+        return f"{self.letter}: {WHAT[self.kind][self.letter]}{why}"
 
 
 #: By device, what was asked for, and whether direct reads could be tried.
 _chosen: dict[tuple[str, str, bool], Staging] = {}
 
 
-def choose(npu: Npu, partitions: Sequence[Partition], options: LoadOptions) -> Staging:
+def choose(device: Accelerator, partitions: Sequence[Partition], options: LoadOptions) -> Staging:
     """The strategy for a device: the one asked for, or the best that its probe admits.
 
     Parameters
     ----------
-    npu : Npu
+    device : Accelerator
         The device.
     partitions : sequence of Partition
         Files to read from for the probe. Where none has direct reads, those are left untried, and
         tried once another load has some.
     options : LoadOptions
-        ``npu_staging``.
+        ``npu_staging`` or ``cuda_staging``.
 
     Raises
     ------
@@ -83,61 +91,61 @@ def choose(npu: Npu, partitions: Sequence[Partition], options: LoadOptions) -> S
     OutOfMemoryError
         Not even the probe's few bytes can be had, here or there.
     """
-    wanted = options.npu_staging
-    key = (npu.name, wanted, _with_direct(partitions) is not None)
+    wanted = options.npu_staging if device.kind == "npu" else options.cuda_staging
+    key = (device.name, wanted, _with_direct(partitions) is not None)
     if key not in _chosen:
-        _chosen[key] = _choose(npu, partitions, wanted)
+        _chosen[key] = _choose(device, partitions, wanted)
     return _chosen[key]
 
 
-def admitted(npu: Npu, partitions: Sequence[Partition]) -> dict[str, str]:
+def admitted(device: Accelerator, partitions: Sequence[Partition]) -> dict[str, str]:
     """For each strategy why it cannot be had; empty if it can."""
     found = {}
-    for letter in WHAT:
-        if (letter == "E") != npu.is_shared:
-            found[letter] = f"run mode {npu.run_mode}"
+    for letter in WHAT[device.kind]:
+        if (letter == "E") != device.is_shared:
+            found[letter] = f"run mode {'RC' if device.is_shared else 'EP'}"
         else:
-            found[letter] = _refusal(npu, partitions, letter)
+            found[letter] = _refusal(device, partitions, letter)
     return found
 
 
-def _choose(npu: Npu, partitions: Sequence[Partition], wanted: str) -> Staging:
+def _choose(device: Accelerator, partitions: Sequence[Partition], wanted: str) -> Staging:
     if wanted != "auto":
-        if wanted == "E" and not npu.is_shared:
+        if wanted == "E" and not device.is_shared:
             reason = "host and device have memory of their own (EP mode)"
         else:
-            reason = _refusal(npu, partitions, wanted)
+            reason = _refusal(device, partitions, wanted)
         if reason:
             raise OptionError(
-                f"{npu.name}: staging {wanted} cannot be had: {reason}",
-                hint="CKPTFMT_NPU_STAGING=auto takes what there is",
+                f"{device.name}: staging {wanted} cannot be had: {reason}",
+                hint=f"CKPTFMT_{device.kind.upper()}_STAGING=auto takes what there is",
             )
-        return Staging(wanted, ("asked for",))
+        return Staging(device.kind, wanted, ("asked for",))
     reasons: list[str] = []
-    for letter in SHARED_ORDER if npu.is_shared else ORDER:
-        reason = _refusal(npu, partitions, letter)
+    for letter in device.stagings:
+        reason = _refusal(device, partitions, letter)
         if not reason:
-            return Staging(letter, tuple(reasons))
+            return Staging(device.kind, letter, tuple(reasons))
         reasons.append(f"not {letter}: {reason}")
-    raise DeviceError(f"{npu.name}: no way to copy to it: {'; '.join(reasons)}")
+    raise DeviceError(f"{device.name}: no way to copy to it: {'; '.join(reasons)}")
 
 
 def _with_direct(partitions: Sequence[Partition]) -> Partition | None:
     return next((p for p in partitions if p.direct_fd >= 0), None)
 
 
-def _refusal(npu: Npu, partitions: Sequence[Partition], letter: str) -> str:
+def _refusal(device: Accelerator, partitions: Sequence[Partition], letter: str) -> str:
     """Try a strategy on 2 MiB: why it does not work, empty if it does."""
     if letter == "E":
-        return _try_in_place(npu, partitions[0])
+        return _try_in_place(device, partitions[0])
     try:
-        with Pool(npu, letter, HUGE_NBYTES) as pool:
-            if letter in ("A", "B") and npu.acl.is_host(pool.address) is False:
+        with Pool(device, letter, HUGE_NBYTES) as pool:
+            if letter in ("A", "B") and not device.takes_for_pinned(pool.address):
                 return "the runtime does not take registered memory for pinned"
             reason = _try_reads(_with_direct(partitions), pool)
             if reason:
                 return reason
-            _try_copy(npu, pool, wait=letter == "D")
+            _try_copy(device, pool, wait=letter == "D")
     except DeviceError as error:
         if not error.call:
             raise
@@ -145,19 +153,19 @@ def _refusal(npu: Npu, partitions: Sequence[Partition], letter: str) -> str:
     return ""
 
 
-def _try_in_place(npu: Npu, partition: Partition) -> str:
+def _try_in_place(device: Accelerator, partition: Partition) -> str:
     """Read one sector straight into device memory, and compare it there."""
-    there = npu.empty(SECTOR)
-    npu.wait_for_torch()
+    there = device.empty(SECTOR)
+    device.wait_for_torch()
     try:
         found = _core.pread_into(partition.fd, _window(there.data_ptr(), SECTOR), 0)
     except OSError as error:
         return f"a read into device memory fails: {error.strerror}"
     back = bytearray(SECTOR)
-    npu.acl.copy(_address(back), there.data_ptr(), SECTOR, to_device=False)
+    device.runtime.copy(_address(back), there.data_ptr(), SECTOR, to_device=False)
     if back[:found] != os.pread(partition.fd, found, 0):
         raise DeviceError(
-            f"{npu.name}: {found} bytes read into its memory came back different",
+            f"{device.name}: {found} bytes read into its memory came back different",
             hint="CKPTFMT_NPU_STAGING=C copies instead; ckptfmt selftest tells more",
         )
     return ""
@@ -174,30 +182,30 @@ def _try_reads(partition: Partition | None, pool: Pool) -> str:
     return ""
 
 
-def _try_copy(npu: Npu, pool: Pool, *, wait: bool) -> None:
+def _try_copy(device: Accelerator, pool: Pool, *, wait: bool) -> None:
     """Copy a sector there and back. A difference is never a reason for a fallback."""
     sent = os.urandom(SECTOR)
     _window(pool.address, SECTOR)[:] = sent
-    there = npu.empty(SECTOR)
-    npu.wait_for_torch()
+    there = device.empty(SECTOR)
+    device.wait_for_torch()
     if wait:
-        npu.acl.copy(there.data_ptr(), pool.address, SECTOR, to_device=True)
+        device.runtime.copy(there.data_ptr(), pool.address, SECTOR, to_device=True)
     else:
         try:
-            npu.acl.copy_async(there.data_ptr(), pool.address, SECTOR)
+            device.runtime.copy_async(there.data_ptr(), pool.address, SECTOR)
         except DeviceError:
-            if npu.acl.undrained:
+            if device.runtime.undrained:
                 pool.abandon(there)
                 warnings.warn(
-                    f"{pool.nbytes} bytes of host memory are never freed: a copy to {npu.name} "
+                    f"{pool.nbytes} bytes of host memory are never freed: a copy to {device.name} "
                     "cannot be waited for", CleanupWarning, stacklevel=2,
                 )  # fmt: skip
             raise
     back = bytearray(SECTOR)
-    npu.acl.copy(_address(back), there.data_ptr(), SECTOR, to_device=False)
+    device.runtime.copy(_address(back), there.data_ptr(), SECTOR, to_device=False)
     if back != sent:
         raise DeviceError(
-            f"{npu.name}: {SECTOR} bytes copied to it came back different",
+            f"{device.name}: {SECTOR} bytes copied to it came back different",
             hint="the device or its link corrupts data; ckptfmt selftest tells more",
         )
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from ckptfmt import machine, placement
 from ckptfmt.checkpoint import open_checkpoint
+from ckptfmt.devices import devices_of
 from ckptfmt.errors import NotFoundError, OptionError
-from ckptfmt.npu import Npu
 from ckptfmt.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ckptfmt.engine import Progress
-    from ckptfmt.machine import NpuFacts
+    from ckptfmt.machine import GpuFacts, NpuFacts
     from ckptfmt.stats import LoadStats
     from ckptfmt.trace import Trace
 
@@ -33,8 +33,8 @@ class Trial:
         Names loaded.
     stats : LoadStats
         Of the load alone: bringing up devices is in ``device_start_seconds``.
-    npus : list of NpuFacts
-        The devices that took tensors, as they were before.
+    devices : list of NpuFacts or GpuFacts
+        Those that took tensors, as they were before.
     free_after_nbytes : dict of str to int
         Memory free on each of them while the tensors were there.
     warnings : list of str
@@ -45,21 +45,21 @@ class Trial:
 
     tensors: int
     stats: LoadStats
-    npus: list[NpuFacts] = field(default_factory=list)
+    devices: list[NpuFacts | GpuFacts] = field(default_factory=list)
     free_after_nbytes: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     trace: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        npus = []
-        for npu in self.npus:
-            told = asdict(npu)
+        facts: dict[str, list[dict[str, Any]]] = {"npus": [], "gpus": []}
+        for device in self.devices:
+            told = asdict(device)
             told["free_before_nbytes"] = told.pop("free_nbytes")
-            told["free_after_nbytes"] = self.free_after_nbytes[npu.name]
-            npus.append(told)
+            told["free_after_nbytes"] = self.free_after_nbytes[device.name]
+            facts["npus" if device.name.startswith("npu:") else "gpus"].append(told)
         return {
-            "tensors": self.tensors, **self.stats.to_dict(), "npus": npus,
+            "tensors": self.tensors, **self.stats.to_dict(), **facts,
             "warnings": self.warnings, "trace": self.trace,
         }  # fmt: skip
 
@@ -102,22 +102,22 @@ def run(
         _check_trace(trace, device)
     recorded: list[Trace] | None = [] if trace is not None else None
     with open_checkpoint(path) as checkpoint:
-        npus = bring_up(device)
-        before = {npu.name: machine.npu_facts(npu) for npu in npus}
+        devices = devices_of(device)
+        before = {one.name: machine.device_facts(one) for one in devices}
         found = checkpoint.load(
             names, device=device, dtype=dtype, verify=verify, mmap=mmap, framework=framework,
             progress=progress, no_split=no_split, trace=recorded,
         )  # fmt: skip
         stats = checkpoint.load_stats()
     assert stats is not None
-    started = sum(npu.start_seconds for npu in npus)
+    started = sum(one.start_seconds for one in devices)
     stats = replace(stats, device_start_seconds=stats.device_start_seconds + started)
-    used = [npu for npu in npus if npu.name in stats.devices]
+    used = [one for one in devices if one.name in stats.devices]
     trial = Trial(
         tensors=len(found),
         stats=stats,
-        npus=[before[npu.name] for npu in used],
-        free_after_nbytes={npu.name: npu.memory()[0] for npu in used},
+        devices=[before[one.name] for one in used],
+        free_after_nbytes={one.name: one.memory()[0] for one in used},
         warnings=_bf16_warnings(found.values(), before),
         trace=trace,
     )
@@ -126,36 +126,31 @@ def run(
     return trial
 
 
-def bring_up(device: str | Mapping[str, str]) -> list[Npu]:
-    """The NPUs that a load to `device` may use, each started, in order of their numbers."""
-    if isinstance(device, Mapping):
-        wanted = {placement.normalize(one) for one in device.values()}
-    elif device == "auto":
-        first = Npu("npu:0")
-        return [first, *(Npu(f"npu:{number}") for number in range(1, first.count))]
-    else:
-        wanted = {placement.normalize(device)}
-    numbers = sorted(int(one[4:]) for one in wanted if one.startswith("npu:"))
-    return [Npu(f"npu:{number}") for number in numbers]
-
-
-def _bf16_warnings(tensors: Iterable[Any], npus: Mapping[str, NpuFacts]) -> list[str]:
+def _bf16_warnings(
+    tensors: Iterable[Any], devices: Mapping[str, NpuFacts | GpuFacts]
+) -> list[str]:
+    """A GPU that computes none converts as it goes; a chip of Ascend's that does not refuses."""
+    socs = {
+        name: facts.soc
+        for name, facts in devices.items()
+        if isinstance(facts, machine.NpuFacts) and not facts.computes_bf16
+    }
     counts: Counter[str] = Counter()
-    if npus:
+    if socs:
         counts.update(str(t.device) for t in tensors if str(t.dtype) == "torch.bfloat16")
     return [
-        f"{name} is an {npus[name].soc}, which computes no bf16, and {number} of its tensors are "
+        f"{name} is an {socs[name]}, which computes no bf16, and {number} of its tensors are "
         "bf16: ckptfmt convert --dtype fp16 makes them what it has"
         for name, number in sorted(counts.items())
-        if name in npus and not npus[name].computes_bf16
+        if name in socs
     ]
 
 
 def _check_trace(trace: str, device: str | Mapping[str, str]) -> None:
     """Before the load: what cannot be written afterwards need not be recorded."""
     one = device if isinstance(device, str) and device != "auto" else ""
-    if one and not placement.normalize(one).startswith("npu:"):
-        raise OptionError(f"a trace shows a load to NPUs, device is {device!r}")
+    if one and placement.normalize(one) == "cpu":
+        raise OptionError(f"a trace shows a load to devices, device is {device!r}")
     folder = os.path.dirname(os.path.abspath(trace))
     if not os.path.isdir(folder):
         raise NotFoundError(2, "the trace cannot be written there", folder)

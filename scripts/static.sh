@@ -35,8 +35,8 @@ mapfile -t cython < <(git ls-files '*.pyx' '*.pxd')
 mapfile -t shell < <(git ls-files '*.sh' .ci/run)
 native=(
     ckptfmt._core ckptfmt._native.acl_control ckptfmt._native.acl_symbols
-    ckptfmt._native.checksum ckptfmt._native.dlpack ckptfmt._native.files
-    ckptfmt._native.memory
+    ckptfmt._native.checksum ckptfmt._native.cuda_control ckptfmt._native.cuda_symbols
+    ckptfmt._native.dlpack ckptfmt._native.files ckptfmt._native.memory
 )
 
 check ruff check .

@@ -8,9 +8,9 @@ from libc.string cimport memset
 
 from ckptfmt._native.acl_symbols cimport (
     AT_HOST, CONTEXT_NULL, DEVICE_TO_HOST, HOST_MAPPED, HOST_TO_DEVICE, MEMORY_HBM,
-    REPEAT_INITIALIZE, PointerAttributes, acl, check, failed, need_acl, raised,
+    REPEAT_INITIALIZE, PointerAttributes, acl, check, failed, need_acl,
 )
-from ckptfmt._native.device cimport DeviceOps, Fault
+from ckptfmt._native.device cimport DeviceOps, Fault, copy_one, raised
 from ckptfmt._native.device_acl cimport acl_ops, make_event
 
 from ckptfmt.errors import CleanupWarning
@@ -177,32 +177,18 @@ cdef class Acl:
             check(b"aclrtMemcpy", code)
 
     def copy_async(self, target, source, nbytes):
-        cdef void *queue = NULL
         cdef void *c_target = <void *><uintptr_t>target
         cdef void *c_source = <void *><uintptr_t>source
         cdef size_t c_nbytes = nbytes
-        cdef int code, device = self.device, released = 0
-        cdef bint yes = False, drained = True
+        cdef int code, device = self.device
+        cdef bint undrained = False, unreleased = False
         cdef Fault fault, second
         cdef const DeviceOps *ops = acl_ops()
         with _Entered(self.device), nogil:
-            code = ops.open(&queue, device, NULL, 1, &fault)
-            if code == 0:
-                code = ops.copy(queue, c_target, c_nbytes, c_source, c_nbytes, &fault)
-                if code == 0:
-                    code = ops.record(queue, 0, &fault)
-                if code == 0:
-                    code = ops.arrived(queue, 0, True, &yes, &fault)
-                # As in `lane_close`: waiting may tell of a failure once, and be over all the same.
-                if ops.drain(queue, &second) != 0:
-                    if code == 0:
-                        code = 1
-                        fault = second
-                    drained = ops.drain(queue, &second) == 0
-                if drained:
-                    released = ops.close(queue, &second)
-        self.undrained = not drained
-        if released != 0:
+            code = copy_one(ops, device, c_target, c_source, c_nbytes, &fault, &second,
+                            &undrained, &unreleased)
+        self.undrained = undrained
+        if unreleased:
             warnings.warn(f"{raised(&second)}; it is never freed", CleanupWarning)
         if code != 0:
             raise raised(&fault)

@@ -61,4 +61,3 @@ cdef AclSymbols acl
 cdef int need_acl() except -1
 cdef int failed(Fault *fault, const char *call, int code) noexcept nogil
 cdef int check(const char *call, int code) except -1
-cdef object raised(const Fault *fault)

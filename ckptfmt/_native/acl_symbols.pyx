@@ -106,9 +106,3 @@ cdef int check(const char *call, int code) except -1:
         failed(&fault, call, code)
         raise device_error(call.decode(), code, fault.message.decode(errors="replace"))
     return 0
-
-
-cdef object raised(const Fault *fault):
-    """The exception for what a device's function noted."""
-    return device_error(
-        fault.call.decode(), fault.code, fault.message.decode(errors="replace"))

@@ -30,3 +30,7 @@ cdef struct DeviceOps:
     int (*drain)(void *queue, Fault *fault) noexcept nogil
     # Release stream and events; only when nothing is queued. May fail, and then leaks.
     int (*close)(void *queue, Fault *fault) noexcept nogil
+
+cdef object raised(const Fault *fault)
+cdef int copy_one(const DeviceOps *ops, int device, void *target, const void *source, size_t nbytes,
+                  Fault *fault, Fault *second, bint *undrained, bint *unreleased) noexcept nogil

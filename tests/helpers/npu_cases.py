@@ -1,9 +1,9 @@
-"""Cases for a child that runs torch_npu on the simulated runtime: many in each, told one by one.
+"""Cases for a child with devices of the simulated runtime: many in each, told one by one.
 
-Importing torch_npu takes seconds, and how the runtime is cannot be changed afterwards. So tests say
-where a case is to run (`Place`), and the cases of a place share a child, which writes down what
-became of each. If it dies or hangs, the case that it was at is to blame; the next ones get another
-child.
+The devices are NPUs of torch_npu, or GPUs of the fake CUDA. Importing torch_npu takes seconds, and
+how the runtime is cannot be changed afterwards. So tests say where a case is to run (`Place`), and
+the cases of a place share a child, which writes down what became of each. If it dies or hangs, the
+case that it was at is to blame; the next ones get another child.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.helpers import cuda_fake
 from tests.helpers.simulator import ROOT, Simulator, environment
 from tests.helpers.torch_npu import PYTHON
 
@@ -49,20 +50,34 @@ class Place:
         Of the simulator.
     variables : tuple of (str, str)
         Further ones of the environment.
+    kind : str
+        Of its devices: ``npu`` or ``cuda``.
     """
 
     version: str = "8.5.0"
     queue: int = 1
     settings: tuple[tuple[str, str | float], ...] = DEVICES
     variables: tuple[tuple[str, str], ...] = ()
+    kind: str = "npu"
 
     def __str__(self) -> str:
         others = [f"{name}={value}" for name, value in (*self.settings, *self.variables)]
+        if self.kind == "cuda":
+            return " ".join(["cuda", *others])
         return " ".join([self.version, f"queue={self.queue}", *others])
+
+    @property
+    def python(self) -> str:
+        """What runs it."""
+        return PYTHON if self.kind == "npu" else sys.executable
 
     def environment(self) -> dict[str, str]:
         """Of the child."""
-        given = environment(self.version, **dict(self.settings))
+        if self.kind == "cuda":
+            given = cuda_fake.environment(**dict(self.settings))
+            given |= {"CASES_KIND": "cuda", "SIMULATOR_LIBRARY": cuda_fake.NAME}
+        else:
+            given = environment(self.version, **dict(self.settings))
         paths = (str(ROOT), os.environ.get("PYTHONPATH", ""))
         return {
             **given, "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -138,7 +153,7 @@ def _run_child(place: Place, cases: Sequence[Case], folder: Path) -> tuple[list[
     listener.start()
     try:
         child = subprocess.run(
-            [PYTHON, "-m", "tests.helpers.npu_cases", str(writer)], cwd=ROOT,
+            [place.python, "-m", "tests.helpers.npu_cases", str(writer)], cwd=ROOT,
             env=place.environment(), input=json.dumps(request), capture_output=True, text=True,
             pass_fds=[writer], timeout=(TIMEOUT_S + 5) * len(cases) + 60, check=False,
         )  # fmt: skip
@@ -155,14 +170,20 @@ def _run_child(place: Place, cases: Sequence[Case], folder: Path) -> tuple[list[
 # ---- the child's end ----
 
 
-def held(simulator: Simulator) -> dict[str, int]:
-    """What this process and the runtime hold, once torch has given back what it can."""
+def _module() -> Any:
+    """``torch.npu`` or ``torch.cuda``."""
     import torch
 
+    return getattr(torch, os.environ.get("CASES_KIND", "npu"))
+
+
+def held(simulator: Simulator) -> dict[str, int]:
+    """What this process and the runtime hold, once torch has given back what it can."""
+    module = _module()
     gc.collect()
-    for device in range(torch.npu.device_count()):
-        torch.npu.synchronize(device)
-    torch.npu.empty_cache()
+    for device in range(module.device_count()):
+        module.synchronize(device)
+    module.empty_cache()
     account = simulator.account()
     live = account["live"]
     live["events"] = [event for event in live["events"] if event["flags"] == OUR_EVENTS]
@@ -253,7 +274,10 @@ def main() -> None:
     os.set_inheritable(teller.fd, False)
     request = json.load(sys.stdin)
     os.environ["NPU_CASES_FOLDER"] = request["folder"]
-    warm_up()
+    if os.environ.get("CASES_KIND") == "cuda":
+        cuda_fake.pretend()
+    else:
+        warm_up()
     gc.collect()
     gc.freeze()  # what torch is made of is not looked through in every case
     for name, arguments in request["cases"]:

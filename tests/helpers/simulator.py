@@ -17,6 +17,7 @@ from tests.fakes.acl import build as maker
 ROOT = Path(__file__).resolve().parents[2]
 
 VERSIONS = maker.VERSIONS
+NAME = "libascendcl.so"
 BuildError = maker.BuildError
 
 
@@ -124,12 +125,12 @@ class Simulator:
     Parameters
     ----------
     path : path-like, optional
-        Its libascendcl.so. Without it the one that this process has loaded, or that
-        ``LD_LIBRARY_PATH`` leads to.
+        Its library. Without it the one that ``SIMULATOR_LIBRARY`` names or libascendcl.so: what
+        this process has loaded, or what ``LD_LIBRARY_PATH`` leads to.
     """
 
-    def __init__(self, path: str | Path = "libascendcl.so") -> None:
-        self.library = ctypes.CDLL(str(path))
+    def __init__(self, path: str | Path = "") -> None:
+        self.library = ctypes.CDLL(str(path) or os.environ.get("SIMULATOR_LIBRARY", NAME))
         self.library.aclsim_account.restype = ctypes.c_size_t
         self.library.aclsim_account.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
 

@@ -23,7 +23,7 @@ FACTORS: dict[str, list[object]] = {
     "version": list(VERSIONS),
     "mode": ["EP", "RC"],
     "queue": [0, 1, 2],
-    "npu_staging": ["A", "B", "C", "D", "E"],
+    "staging": ["A", "B", "C", "D", "E"],
     "io": ["io_uring", "pread"],
     "reads": ["direct", "buffered"],
     "two": [False, True],
@@ -46,7 +46,7 @@ def is_possible(row: Mapping[str, object]) -> bool:
     for version, mode in product(VERSIONS, ("EP", "RC")):
         if row.get("version", version) != version or row.get("mode", mode) != mode:
             continue
-        if str(row.get("npu_staging", "C")) in strategies(version, mode):
+        if str(row.get("staging", "C")) in strategies(version, mode):
             return True
     return False
 
@@ -57,7 +57,7 @@ def is_in_few_children(row: Mapping[str, object]) -> bool:
         row.get("version", version) == version
         and row.get("mode", mode) == mode
         and row.get("queue", queue) == queue
-        and str(row.get("npu_staging", "C")) in strategies(version, mode)
+        and str(row.get("staging", "C")) in strategies(version, mode)
         for version, mode, queue in CHILDREN
     )
 

@@ -58,7 +58,7 @@ def test_strategies(place: Place, case: Case, children: Children) -> None:
 EXPANDABLE = Place("8.5.0", 1, variables=(("PYTORCH_NPU_ALLOC_CONF", "expandable_segments:True"),))
 OTHERS = [
     *((EXPANDABLE, case("loading.equal", model=model, two=True, io="io_uring", reads="direct",
-                        npu_staging="A", sync_copy=False)) for model in ("mixed", "large")),
+                        staging="A", sync_copy=False)) for model in ("mixed", "large")),
     *((EP["8.5.0"], case("loading.named_by_the_environment", letter=letter)) for letter in "ABCD"),
     (RC["8.0.0"], case("loading.named_by_the_environment", letter="E")),
     (EP["8.5.0"], case("loading.refused", letter="E", because="EP mode")),

@@ -13,6 +13,10 @@ import ckptfmt
 from tests.helpers.npu_cases import held
 from tests.helpers.simulator import Simulator
 from tests.npu.cases.expected import (
+    D0,
+    D1,
+    KIND,
+    MODULE,
     check_all,
     check_equal,
     device_of,
@@ -22,6 +26,7 @@ from tests.npu.cases.expected import (
     options,
     path_of,
     simulated,
+    there,
 )  # fmt: skip
 from tests.npu.cases.faults import copy_of, flip
 
@@ -78,9 +83,9 @@ def not_split(model: str, patterns: list[str]) -> None:
 
 def read_once(staging: str) -> None:
     """Two devices share one pass over the files: each byte is read once."""
-    load("large", {"": "npu:0", "layers.0": "npu:1"}, npu_staging=staging)
+    load("large", {"": D0, "layers.0": D1}, staging=staging)
     together = last_stats().read_nbytes
-    load("large", "npu:0", npu_staging=staging)
+    load("large", D0, staging=staging)
     # Where the devices' shares meet, blocks are not read by both: they are cut at tensors.
     assert together <= last_stats().read_nbytes + 64 * 1024
 
@@ -90,8 +95,8 @@ def side_by_side() -> None:
     trace = Path(os.environ["ACLSIM_TRACE"])
     skipped = trace.stat().st_size if trace.exists() else 0
     with simulated(h2d=0.2):
-        found = load("large", {"": "npu:0", "layers.0": "npu:1"}, op_nbytes=MiB)
-    check_all(found, "large", lambda n: "npu:1" if n.startswith("layers.0") else "npu:0")
+        found = load("large", {"": D0, "layers.0": D1}, op_nbytes=MiB)
+    check_all(found, "large", lambda n: D1 if n.startswith("layers.0") else D0)
     spans: dict[int, list[tuple[int, int]]] = {0: [], 1: []}
     with trace.open() as lines:
         lines.seek(skipped)
@@ -106,7 +111,7 @@ def side_by_side() -> None:
 def stops_the_others() -> None:
     """Damage in what goes to one device ends the load to the other, on a link of seconds."""
     simulator = Simulator()
-    load("tiny", {"": "npu:0", "layers.0": "npu:1"})
+    load("tiny", {"": D0, "layers.0": D1})
     with copy_of("large") as path:
         flip(path, "layers.2.more")
         before = held(simulator)
@@ -115,7 +120,7 @@ def stops_the_others() -> None:
         with simulated(h2d="0,0.01"):
             try:
                 ckptfmt.load(
-                    path, device={"": "npu:0", "layers.0": "npu:1"},
+                    path, device={"": D0, "layers.0": D1},
                     options=options(op_nbytes=MiB, depth=1, threads=1),
                 )  # fmt: skip
             except ckptfmt.ChecksumError as error:
@@ -128,37 +133,37 @@ def stops_the_others() -> None:
 
 
 def no_such_device() -> None:
-    """More than there are: told in one line, with how many there are."""
+    """More than moved are: told in one line, with how many moved are."""
     try:
-        load("tiny", "npu:7")
+        load("tiny", there(7))
     except ckptfmt.DeviceError as error:
-        assert "npu:7" in str(error)
+        assert there(7) in str(error)
         assert "2 devices" in str(error)
     else:
-        raise AssertionError("there is no npu:7")
+        raise AssertionError("moved is no such device")
 
 
 def current_device_is_kept() -> None:
     """A load to one device leaves the caller on the other, with torch and the runtime agreeing."""
-    other = torch.full((1000,), 3.0, device="npu:1")
-    for current, device in ((1, "npu:0"), (0, "npu:1"), (1, "auto"), (0, "auto")):
-        torch.npu.set_device(current)
+    other = torch.full((1000,), 3.0, device=D1)
+    for current, device in ((1, D0), (0, D1), (1, "auto"), (0, "auto")):
+        MODULE.set_device(current)
         try:
             check = load("tiny", device)
-            assert torch.npu.current_device() == current
-            here = torch.ones(100, device="npu") * 2  # on the current one
-            assert str(here.device) == f"npu:{current}"
+            assert MODULE.current_device() == current
+            here = torch.ones(100, device=KIND) * 2  # on the current one
+            assert str(here.device) == there(current)
             assert torch.equal(here.cpu(), torch.full((100,), 2.0))
-            there = torch.ones(100, device=f"npu:{1 - current}") + 1
-            assert torch.equal(there.cpu(), torch.full((100,), 2.0))
-            stream = torch.npu.Stream()
-            with torch.npu.stream(stream):
+            moved = torch.ones(100, device=there(1 - current)) + 1
+            assert torch.equal(moved.cpu(), torch.full((100,), 2.0))
+            stream = MODULE.Stream()
+            with MODULE.stream(stream):
                 again = here + here
             stream.synchronize()
             assert torch.equal(again.cpu(), torch.full((100,), 4.0))
             check_all(check, "tiny", lambda name, found=check: str(found[name].device))
         finally:
-            torch.npu.set_device(0)
+            MODULE.set_device(0)
     assert torch.equal((other + 1).cpu(), torch.full((1000,), 4.0))
 
 
@@ -170,11 +175,11 @@ def in_threads() -> None:
 
     def work(number: int) -> None:
         try:
-            torch.npu.set_device(number)
+            MODULE.set_device(number)
             for _ in range(5):
-                check_all(load("tiny", f"npu:{1 - number}"), "tiny", f"npu:{1 - number}")
-                check_all(load("tiny", f"npu:{number}"), "tiny", f"npu:{number}")
-                assert torch.equal((torch.ones(9, device="npu") + 1).cpu(), torch.full((9,), 2.0))
+                check_all(load("tiny", there(1 - number)), "tiny", there(1 - number))
+                check_all(load("tiny", there(number)), "tiny", there(number))
+                assert torch.equal((torch.ones(9, device=KIND) + 1).cpu(), torch.full((9,), 2.0))
         except BaseException as error:
             told.append(error)
 
@@ -193,13 +198,13 @@ def streamed(max_nbytes: int, staging: str) -> None:
     torch does not cache in this child, so that what the runtime has given is what is in use.
     """
     simulator = Simulator()
-    load("tiny", npu_staging=staging)
+    load("tiny", staging=staging)
     held(simulator)
     simulator.reset()
     start = simulator.account()["devices"][0]["used_nbytes"]
     names, wanted = [], expected("mixed")
-    with ckptfmt.open(path_of("mixed"), options=options(npu_staging=staging)) as checkpoint:
-        for name, tensor in checkpoint.stream(device="npu:0", max_nbytes=max_nbytes):
+    with ckptfmt.open(path_of("mixed"), options=options(staging=staging)) as checkpoint:
+        for name, tensor in checkpoint.stream(device=D0, max_nbytes=max_nbytes):
             check_equal(name, tensor, wanted[name])
             names.append(name)
             del tensor
@@ -213,15 +218,15 @@ def streamed(max_nbytes: int, staging: str) -> None:
 def ties_in_a_stream() -> None:
     """Tied names follow each other and share memory."""
     with ckptfmt.open(path_of("mixed"), options=options()) as checkpoint:
-        found = dict(checkpoint.stream(device={"layers.1": "npu:1", "": "npu:0"}))
+        found = dict(checkpoint.stream(device={"layers.1": D1, "": D0}))
     where = {name: str(tensor.device) for name, tensor in found.items()}
-    assert set(where.values()) == {"npu:0", "npu:1"}
+    assert set(where.values()) == {D0, D1}
     check_all(found, "mixed", where.__getitem__)
 
 
 def device_arguments() -> None:
     """Other spellings of a device."""
-    for given in ("npu", "npu:0", torch.device("npu:0"), torch.device("npu", 1)):
+    for given in (KIND, D0, torch.device(D0), torch.device(KIND, 1)):
         found = ckptfmt.load(path_of("tiny"), device=given, options=options())
-        check_all(found, "tiny", "npu:1" if str(given) == "npu:1" else "npu:0")
-    assert device_of("npu") == "npu"
+        check_all(found, "tiny", D1 if str(given) == D1 else D0)
+    assert device_of(KIND) == KIND

@@ -17,6 +17,16 @@ from ckptfmt.stats import LoadStats
 from tests.helpers.npu_models import MODELS, Tensors
 from tests.helpers.simulator import Simulator
 
+#: What these cases run on: NPUs, or the GPUs of tests/cuda.
+KIND = os.environ.get("CASES_KIND", "npu")
+D0, D1 = f"{KIND}:0", f"{KIND}:1"
+MODULE: Any = getattr(torch, KIND, None)
+
+
+def there(number: int) -> str:
+    """The name of a device."""
+    return f"{KIND}:{number}"
+
 
 class WrongBytesError(AssertionError):
     """A tensor came out other than it was stored."""
@@ -55,7 +65,7 @@ def check_equal(name: str, found: torch.Tensor, wanted: torch.Tensor) -> None:
 def check_all(
     found: Mapping[str, torch.Tensor],
     model: str,
-    device: str | Callable[[str], str] = "npu:0",
+    device: str | Callable[[str], str] = D0,
     names: list[str] | None = None,
 ) -> None:
     """All tensors of a model, on the right devices, tied names in one memory."""
@@ -74,6 +84,8 @@ def check_all(
 
 def options(**given: Any) -> ckptfmt.LoadOptions:
     """How to read, with a pool that is small, so that slots are used again."""
+    if "staging" in given:
+        given[f"{KIND}_staging"] = given.pop("staging")
     return ckptfmt.LoadOptions(**{"pool_nbytes": 16 << 20, **given})
 
 
@@ -82,7 +94,7 @@ def device_of(given: Any) -> Any:
     return given if isinstance(given, (str, dict)) else dict(given)
 
 
-def load(model: str, device: Any = "npu:0", **given: Any) -> dict[str, torch.Tensor]:
+def load(model: str, device: Any = D0, **given: Any) -> dict[str, torch.Tensor]:
     """Load a model; what no argument of `ckptfmt.load` is goes to the options."""
     device = device_of(device)
     mine = {name: given.pop(name) for name in ("names", "dtype", "verify") if name in given}

@@ -22,6 +22,9 @@ from ckptfmt.errors import CleanupWarning
 from tests.helpers.npu_cases import held
 from tests.helpers.simulator import Simulator
 from tests.npu.cases.expected import (
+    D0,
+    D1,
+    KIND,
     WrongBytesError,
     check_all,
     check_equal,
@@ -61,19 +64,19 @@ OUT_OF_MEMORY = {207001}
 def load_tiny(staging: str, way: str = "load") -> dict[str, Any]:
     """Several copies and slots of two workers, on a link slow enough for them to be waited for."""
     reads = "buffered" if staging == "E" else "direct"  # not by what is cached: as many each time
-    given = options(npu_staging=staging, op_nbytes=MiB, threads=2, depth=2, reads=reads)
+    given = options(staging=staging, op_nbytes=MiB, threads=2, depth=2, reads=reads)
     with simulated(h2d=1), ckptfmt.open(path_of("tiny"), options=given) as checkpoint:
         if way == "stream":
-            return dict(checkpoint.stream(device="npu:0", max_nbytes=2 * MiB))
+            return dict(checkpoint.stream(device=D0, max_nbytes=2 * MiB))
         if way == "auto":
-            return checkpoint.load(device={"": "npu:0", "layers.2": "npu:1"})
+            return checkpoint.load(device={"": D0, "layers.2": D1})
         if way == "cast":
-            return checkpoint.load(device="npu:0", dtype="bf16")
+            return checkpoint.load(device=D0, dtype="bf16")
         if way == "load_into":
-            target = {n: torch.empty_like(t, device="npu:0") for n, t in expected("tiny").items()}
+            target = {n: torch.empty_like(t, device=D0) for n, t in expected("tiny").items()}
             checkpoint.load_into(target)
             return target
-        return checkpoint.load(device="npu:0")
+        return checkpoint.load(device=D0)
 
 
 def check_tiny(found: dict[str, Any], way: str) -> None:
@@ -85,8 +88,8 @@ def check_tiny(found: dict[str, Any], way: str) -> None:
         for name, tensor in expected("tiny").items():
             check_equal(name, found[name], tensor)
     else:
-        there = "npu:1" if way == "auto" else "npu:0"
-        check_all(found, "tiny", lambda name: there if name.startswith("layers.2.") else "npu:0")
+        there = D1 if way == "auto" else D0
+        check_all(found, "tiny", lambda name: there if name.startswith("layers.2.") else D0)
 
 
 @cache
@@ -310,7 +313,7 @@ def out_of_memory(device: Any) -> None:
     try:
         load("large", device)
     except ckptfmt.OutOfMemoryError as error:
-        assert "npu:" in str(error), error
+        assert f"{KIND}:" in str(error), error
         assert error.hint
     else:
         raise AssertionError("there is no such memory")
@@ -342,12 +345,12 @@ def flip(path: Path, tensor: str) -> int:
     return at_byte
 
 
-def damaged(staging: str, device: Any = "npu:0") -> None:
+def damaged(staging: str, device: Any = D0) -> None:
     """A bit that has changed on the disk is found, and named, before the tensors are handed out."""
     simulator, device = Simulator(), device_of(device)
     with copy_of("tiny") as path:
         at_byte = flip(path, "layers.2.weight")
-        given = ckptfmt.LoadOptions(pool_nbytes=16 * MiB, npu_staging=staging)
+        given = options(staging=staging)
         before = held(simulator)
         try:
             ckptfmt.load(path, device=device, options=given)
@@ -358,17 +361,17 @@ def damaged(staging: str, device: Any = "npu:0") -> None:
             raise AssertionError("the damage was not seen")
         assert held(simulator) == before
         ckptfmt.load(path, device=device, options=given, verify=False)  # not looked at: not seen
-    check_all(load("tiny", npu_staging=staging), "tiny")
+    check_all(load("tiny", staging=staging), "tiny")
 
 
 def read_fails(staging: str, rules: list[str], code: int, **given: Any) -> None:
     """A read that the system refuses."""
     simulator = Simulator()
-    load("tiny", npu_staging=staging, **given)
+    load("tiny", staging=staging, **given)
     before = held(simulator)
     _set_faults(rules)
     try:
-        load("tiny", npu_staging=staging, op_nbytes=MiB, **given)
+        load("tiny", staging=staging, op_nbytes=MiB, **given)
     except ckptfmt.FileError as error:
         assert error.errno == code, f"{error!r}"
         assert "part-" in error.filename
@@ -377,7 +380,7 @@ def read_fails(staging: str, rules: list[str], code: int, **given: Any) -> None:
     finally:
         _set_faults([])
     assert held(simulator) == before
-    check_all(load("tiny", npu_staging=staging, **given), "tiny")
+    check_all(load("tiny", staging=staging, **given), "tiny")
 
 
 def _set_faults(rules: list[str]) -> None:
@@ -390,14 +393,14 @@ def cut_short(staging: str) -> None:
     """A file that loses its end while it is open."""
     simulator = Simulator()
     with copy_of("tiny") as path:
-        given = ckptfmt.LoadOptions(pool_nbytes=16 * MiB, npu_staging=staging)
-        ckptfmt.load(path, device="npu:0", options=given)
+        given = options(staging=staging)
+        ckptfmt.load(path, device=D0, options=given)
         before = held(simulator)
         with ckptfmt.open(path, options=given) as checkpoint:
             file = Path(checkpoint.files.partitions[-1].path)
             os.truncate(file, file.stat().st_size // 2)
             try:
-                checkpoint.load(device="npu:0")
+                checkpoint.load(device=D0)
             except ckptfmt.FormatError as error:
                 assert "ended" in str(error), error
             else:

@@ -8,13 +8,22 @@ import ckptfmt
 from tests.helpers.npu_cases import held
 from tests.helpers.npu_models import FLOATS
 from tests.helpers.simulator import Simulator
-from tests.npu.cases.expected import check_equal, expected, load, options, path_of
+from tests.npu.cases.expected import (
+    D0,
+    D1,
+    check_equal,
+    expected,
+    load,
+    options,
+    path_of,
+    there,
+)  # fmt: skip
 
 Tensors = dict[str, torch.Tensor]
 
 
 def fill(model: str, target: Tensors, staging: str = "auto", **given: bool) -> None:
-    with ckptfmt.open(path_of(model), options=options(npu_staging=staging)) as checkpoint:
+    with ckptfmt.open(path_of(model), options=options(staging=staging)) as checkpoint:
         checkpoint.load_into(target, **given)
 
 
@@ -23,7 +32,7 @@ def into_dense(model: str, staging: str) -> None:
     wanted = expected(model)
     target, guards = {}, {}
     for number, (name, tensor) in enumerate(wanted.items()):
-        device = f"npu:{number % 2}"
+        device = there(number % 2)
         room = torch.full((tensor.nbytes + 1024,), 0xA5, dtype=torch.uint8, device=device)
         inside = room[512 : 512 + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         target[name], guards[name] = inside, (room[:512], room[512 + tensor.nbytes :])
@@ -47,13 +56,13 @@ def into_awkward(staging: str) -> None:
     for number, (name, tensor) in enumerate(wanted.items()):
         if number % 3 == 0:  # transposed, or every other element
             if tensor.dim() == 2:
-                whole[name] = torch.zeros(tensor.shape[::-1], dtype=tensor.dtype, device="npu:0")
+                whole[name] = torch.zeros(tensor.shape[::-1], dtype=tensor.dtype, device=D0)
                 target[name] = whole[name].t()
             else:
-                whole[name] = torch.zeros(2 * len(tensor), dtype=tensor.dtype, device="npu:1")
+                whole[name] = torch.zeros(2 * len(tensor), dtype=tensor.dtype, device=D1)
                 target[name] = whole[name][::2]
         elif number % 3 == 1:  # contiguous, but at an address that no copy may go to
-            whole[name] = torch.zeros(tensor.numel() + 9, dtype=tensor.dtype, device="npu:0")
+            whole[name] = torch.zeros(tensor.numel() + 9, dtype=tensor.dtype, device=D0)
             target[name] = whole[name][3 : 3 + tensor.numel()].view(tensor.shape)
             assert target[name].data_ptr() % 64
         else:
@@ -72,10 +81,10 @@ def into_awkward(staging: str) -> None:
 def refused() -> None:
     """Another shape or dtype, a missing name: all are listed, and nothing is changed."""
     wanted = expected("tiny")
-    target = {name: torch.zeros_like(t, device="npu:0") for name, t in wanted.items()}
+    target = {name: torch.zeros_like(t, device=D0) for name, t in wanted.items()}
     target["layers.0.weight"] = target["layers.0.weight"].half()
     target["layers.1.weight"] = target["layers.1.weight"][:-1]
-    target["surplus"] = torch.zeros(3, device="npu:0")
+    target["surplus"] = torch.zeros(3, device=D0)
     del target["layers.2.weight"]
     try:
         fill("tiny", target)
@@ -107,7 +116,7 @@ def into_module() -> None:
         source = Model()
         torch.nn.init.normal_(source.embed.weight)
         ckptfmt.convert(source, f"{folder}/ckpt")
-        target = Model().to("npu:1")
+        target = Model().to(D1)
         with ckptfmt.open(f"{folder}/ckpt") as checkpoint:
             checkpoint.load_into(target)
         assert target.head.weight is target.embed.weight
@@ -116,7 +125,7 @@ def into_module() -> None:
         # A model that has no memory yet takes the tensors as they are.
         with torch.device("meta"):
             empty = Model()
-        empty.load_state_dict(ckptfmt.load(f"{folder}/ckpt", device="npu:0"), assign=True)
+        empty.load_state_dict(ckptfmt.load(f"{folder}/ckpt", device=D0), assign=True)
         check_equal("embed", empty.embed.weight, source.embed.weight.detach())
 
 
@@ -142,10 +151,10 @@ def own_format(staging: str) -> None:
     from ckptfmt import npu
 
     wanted = expected("tiny")
-    target = {name: torch.zeros_like(tensor, device="npu:0") for name, tensor in wanted.items()}
+    target = {name: torch.zeros_like(tensor, device=D0) for name, tensor in wanted.items()}
     name = "layers.0.weight"
     odd = torch_npu.empty_with_format(
-        list(wanted[name].shape), dtype=torch.float32, device="npu:0", acl_format=29
+        list(wanted[name].shape), dtype=torch.float32, device=D0, acl_format=29
     )
     assert odd.is_contiguous()
     assert not npu.is_plain(odd)
@@ -175,7 +184,7 @@ def cast_without_room(model: str) -> None:
     try:
         load(model, dtype="fp32")
     except ckptfmt.OutOfMemoryError as error:
-        assert "npu:0" in str(error)
+        assert D0 in str(error)
         assert error.hint
     else:
         raise AssertionError("there is no such memory")

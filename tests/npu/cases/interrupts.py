@@ -17,6 +17,8 @@ from ckptfmt.engine import slots_of
 from tests.helpers.npu_cases import held
 from tests.helpers.simulator import Simulator
 from tests.npu.cases.expected import (
+    D0,
+    D1,
     check_all,
     check_equal,
     expected,
@@ -35,7 +37,7 @@ STOP_S = 0.2
 
 
 def _load(given: ckptfmt.LoadOptions, progress: Any = None) -> None:
-    ckptfmt.load(path_of("large"), device="npu:0", options=given, progress=progress)
+    ckptfmt.load(path_of("large"), device=D0, options=given, progress=progress)
 
 
 def _load_with_progress(given: ckptfmt.LoadOptions) -> None:
@@ -43,18 +45,18 @@ def _load_with_progress(given: ckptfmt.LoadOptions) -> None:
 
 
 def _two(given: ckptfmt.LoadOptions) -> None:
-    ckptfmt.load(path_of("large"), device={"": "npu:0", "layers.0": "npu:1"}, options=given)
+    ckptfmt.load(path_of("large"), device={"": D0, "layers.0": D1}, options=given)
 
 
 def _load_into(given: ckptfmt.LoadOptions) -> None:
-    target = {name: torch.empty_like(t, device="npu:0") for name, t in expected("large").items()}
+    target = {name: torch.empty_like(t, device=D0) for name, t in expected("large").items()}
     with ckptfmt.open(path_of("large"), options=given) as checkpoint:
         checkpoint.load_into(target)
 
 
 def _stream(given: ckptfmt.LoadOptions) -> None:
     with ckptfmt.open(path_of("large"), options=given) as checkpoint:
-        for _ in checkpoint.stream(device="npu:0", max_nbytes=12 << 20):
+        for _ in checkpoint.stream(device=D0, max_nbytes=12 << 20):
             pass
 
 
@@ -92,8 +94,8 @@ def interrupting(times: int) -> Iterator[None]:
 def interrupted(way: str, staging: str, times: int = 1) -> None:
     """One Ctrl-C, or some: what is on its way arrives, and nothing more is begun."""
     simulator = Simulator()
-    given = options(npu_staging=staging, op_nbytes=1 << 20, depth=1, threads=1)
-    load("tiny", {"": "npu:0", "layers.1": "npu:1"}, npu_staging=staging)  # the probes
+    given = options(staging=staging, op_nbytes=1 << 20, depth=1, threads=1)
+    load("tiny", {"": D0, "layers.1": D1}, staging=staging)  # the probes
     before = held(simulator)
     n_before = simulator.account()["h2d_nbytes"]
     total = sum(t.nbytes for t in {t.data_ptr(): t for t in expected("large").values()}.values())
@@ -115,17 +117,17 @@ def interrupted(way: str, staging: str, times: int = 1) -> None:
     time.sleep(0.05)
     assert simulator.account()["h2d_nbytes"] == arrived, "something was still on its way"
     assert held(simulator) == before
-    check_all(load("large", npu_staging=staging), "large")
+    check_all(load("large", staging=staging), "large")
 
 
 def stream_left(staging: str) -> None:
     """A consumer that goes away after the first tensor: what is read ahead is given back."""
     simulator = Simulator()
-    load("tiny", npu_staging=staging)
+    load("tiny", staging=staging)
     before = held(simulator)
-    with ckptfmt.open(path_of("large"), options=options(npu_staging=staging)) as checkpoint:
+    with ckptfmt.open(path_of("large"), options=options(staging=staging)) as checkpoint:
         with simulated(h2d=0.2):
-            found = checkpoint.stream(device="npu:0", max_nbytes=12 << 20)
+            found = checkpoint.stream(device=D0, max_nbytes=12 << 20)
             name, tensor = next(found)
             found.close()  # type: ignore[attr-defined]
         check_equal(name, tensor, expected("large")[name])

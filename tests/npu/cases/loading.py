@@ -10,33 +10,39 @@ from typing import Any
 import ckptfmt
 from ckptfmt import engine, staging
 from ckptfmt.checkpoint_files import CheckpointFiles
-from ckptfmt.npu import Npu
+from ckptfmt.devices import bring_up
 from tests.helpers.simulator import Simulator
 from tests.npu.cases.expected import (
+    D0,
+    D1,
+    KIND,
     check_all,
     expected,
     forget_probes,
     last_stats,
     load,
     path_of,
+    there,
 )  # fmt: skip
 
+#: Forces a strategy.
+VARIABLE = f"CKPTFMT_{KIND.upper()}_STAGING"
 #: Half of the layers each; tied names stay together.
-TWO = {"layers.1": "npu:1", "layers.3": "npu:1", "": "npu:0"}
+TWO = {"layers.1": D1, "layers.3": D1, "": D0}
 
 
 def equal(model: str, two: bool, io: str, verify: bool = True, **given: Any) -> None:
     """Everything is where it should be, and the statistics say what was done."""
-    device = TWO if two else "npu:1"
+    device = TWO if two else D1
     before = Simulator().account()
     found = load(model, device, io=io, verify=verify, **given)
     after = Simulator().account()
     stats = last_stats()
 
-    check_all(found, model, (lambda name: _owner(model, name)) if two else "npu:1")
-    staged, reads = given["npu_staging"], given["reads"]
+    check_all(found, model, (lambda name: _owner(model, name)) if two else D1)
+    staged, reads = given["staging"], given["reads"]
     assert stats.staging.startswith(f"{staged}: "), stats.staging
-    assert set(stats.devices) == ({"npu:0", "npu:1"} if two else {"npu:1"})
+    assert set(stats.devices) == ({D0, D1} if two else {D1})
     wanted = {t.data_ptr(): t.nbytes for t in expected(model).values()}
     assert stats.nbytes == sum(wanted.values())
     assert stats.read_nbytes >= stats.nbytes
@@ -66,7 +72,7 @@ def _owner(model: str, name: str) -> str:
         name = next(n for n, t in expected(model).items() if t is tied and n != name)
     if name == "head.weight":
         name = "layers.1.weight"
-    return TWO.get(".".join(name.split(".")[:2]), "npu:0")
+    return TWO.get(".".join(name.split(".")[:2]), D0)
 
 
 def chosen(letter: str, refused: list[str]) -> None:
@@ -81,18 +87,18 @@ def chosen(letter: str, refused: list[str]) -> None:
 def admitted(letters: str) -> None:
     """What the probe says can be had, and why the rest cannot."""
     with closing(CheckpointFiles(path_of("tiny"))) as files:
-        found = staging.admitted(Npu("npu:0"), files.partitions)
+        found = staging.admitted(bring_up(D0), files.partitions)
     assert {letter for letter, reason in found.items() if not reason} == set(letters)
     assert all(len(reason) > 8 for letter, reason in found.items() if letter not in letters)
 
 
 def named_by_the_environment(letter: str) -> None:
-    """``CKPTFMT_NPU_STAGING`` forces one, and what cannot be had is an error that says so."""
-    os.environ["CKPTFMT_NPU_STAGING"] = letter
+    """A variable forces one, and what cannot be had is an error that says so."""
+    os.environ[VARIABLE] = letter
     try:
-        check_all(ckptfmt.load(path_of("tiny"), device="npu:0"), "tiny")
+        check_all(ckptfmt.load(path_of("tiny"), device=D0), "tiny")
     finally:
-        del os.environ["CKPTFMT_NPU_STAGING"]
+        del os.environ[VARIABLE]
     assert last_stats().staging.startswith(f"{letter}: ")
 
 
@@ -100,7 +106,7 @@ def refused(letter: str, because: str) -> None:
     """A strategy that was asked for and cannot be had."""
     forget_probes()
     try:
-        load("tiny", npu_staging=letter)
+        load("tiny", staging=letter)
     except ckptfmt.OptionError as error:
         assert because in str(error), error
         assert "auto" in (error.hint or "")
@@ -120,6 +126,6 @@ def sixteen_at_once(model: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with ckptfmt.open(path_of(model)) as checkpoint, ThreadPoolExecutor(16) as pool:
-        jobs = [pool.submit(checkpoint.load, device=f"npu:{i % 2}") for i in range(16)]
+        jobs = [pool.submit(checkpoint.load, device=there(i % 2)) for i in range(16)]
         for i, job in enumerate(jobs):
-            check_all(job.result(), model, f"npu:{i % 2}")
+            check_all(job.result(), model, there(i % 2))

@@ -9,7 +9,14 @@ from typing import Any
 
 import ckptfmt
 from tests.helpers.simulator import Simulator
-from tests.npu.cases.expected import device_of, last_stats, load
+from tests.npu.cases.expected import (
+    D0,
+    D1,
+    device_of,
+    last_stats,
+    load,
+    options,
+)  # fmt: skip
 
 MiB = 1 << 20
 #: What the system counts as this process's own. Memory of files and of memfds is not in it.
@@ -50,12 +57,12 @@ class Peak:
         return self.top - self.base
 
 
-def within(path: str, staging: str, pool_nbytes: int, bound: int, device: Any = "npu:0") -> None:
+def within(path: str, staging: str, pool_nbytes: int, bound: int, device: Any = D0) -> None:
     """A load of a large model stays within a bound."""
     device = device_of(device)
-    load("tiny", device if isinstance(device, str) else {"": "npu:0", "layers.1": "npu:1"},
-         npu_staging=staging)  # fmt: skip
-    given = ckptfmt.LoadOptions(npu_staging=staging, pool_nbytes=pool_nbytes)
+    load("tiny", device if isinstance(device, str) else {"": D0, "layers.1": D1},
+         staging=staging)  # fmt: skip
+    given = options(staging=staging, pool_nbytes=pool_nbytes)
     with Peak() as peak:
         found = ckptfmt.load(path, device=device, options=given)
     nbytes = sum(tensor.nbytes for tensor in found.values())
@@ -70,7 +77,7 @@ def nearly_all(path: str, spare: int) -> None:
     account = simulator.account()["devices"][0]
     nbytes = sum(entry.nbytes for entry in ckptfmt.open(path).index.tensors)
     assert account["memory"] - nbytes == spare, account
-    found = ckptfmt.load(path, device="npu:0")
+    found = ckptfmt.load(path, device=D0)
     assert sum(tensor.nbytes for tensor in found.values()) == nbytes
     assert last_stats().staging.startswith("A: ")
 
@@ -87,7 +94,7 @@ def cache_is_left_as_it_was(path: str, verify: bool) -> None:
             os.fsync(partition.fd)
             page_cache.drop(partition.fd)
         assert sum(ask(p.fd, 0, p.file_nbytes) for p in files) < MiB, "they are cached still"
-        found = checkpoint.load(device="npu:0", verify=verify)
+        found = checkpoint.load(device=D0, verify=verify)
         assert last_stats().staging.startswith("E: ")
         cached = sum(ask(p.fd, 0, p.file_nbytes) for p in files)
         assert cached < MiB, f"{cached} bytes are cached"
@@ -95,6 +102,6 @@ def cache_is_left_as_it_was(path: str, verify: bool) -> None:
         for partition in files:
             while os.read(partition.fd, MiB):
                 pass
-        checkpoint.load(device="npu:0", verify=verify)
+        checkpoint.load(device=D0, verify=verify)
         cached = sum(ask(p.fd, 0, p.file_nbytes) for p in files)
         assert cached >= sum(tensor.nbytes for tensor in found.values())

@@ -17,9 +17,12 @@ from unittest import mock
 import torch
 
 import ckptfmt
-from ckptfmt.npu import Npu
+from ckptfmt.accelerator import Accelerator
 from tests.helpers.simulator import Simulator
 from tests.npu.cases.expected import (
+    D0,
+    KIND,
+    MODULE,
     WrongBytesError,
     as_bytes,
     check_all,
@@ -33,7 +36,7 @@ from tests.npu.cases.expected import (
 
 Tensors = dict[str, torch.Tensor]
 
-DEVICE = "npu:0"
+DEVICE = D0
 
 
 #: How long a stream is held up for a load that waits; one that does not is done before or after.
@@ -45,18 +48,18 @@ def never_waiting() -> Iterator[None]:
     """The loader without what orders it behind torch."""
 
     @contextmanager
-    def unordered(self: Npu) -> Iterator[int]:
+    def unordered(self: Accelerator) -> Iterator[int]:
         yield 0
 
     with (
-        mock.patch.object(Npu, "ordered", unordered),
-        mock.patch.object(Npu, "wait_for_torch", return_value=None),
+        mock.patch.object(Accelerator, "ordered", unordered),
+        mock.patch.object(Accelerator, "wait_for_torch", return_value=None),
     ):
         yield
 
 
 #: As it is; compared, to see whether it has been taken out.
-ORDERED = Npu.ordered
+ORDERED = Accelerator.ordered
 
 
 class Gate:
@@ -65,7 +68,7 @@ class Gate:
     def __init__(self) -> None:
         self.is_open = threading.Event()
         self.function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: self.is_open.wait(60))
-        stream = ctypes.c_void_p(torch.npu.current_stream().npu_stream)
+        stream = ctypes.c_void_p(getattr(MODULE.current_stream(), f"{KIND}_stream"))
         code = Simulator().library.aclrtLaunchCallback(self.function, None, 1, stream)
         assert code == 0, code
 
@@ -75,14 +78,14 @@ def held_up() -> Iterator[None]:
     """torch's work waits: for a while, or to the end if the loader does not wait for it."""
     gate = Gate()
     later = threading.Timer(HELD_UP_S, gate.is_open.set)
-    if Npu.ordered is ORDERED:
+    if Accelerator.ordered is ORDERED:
         later.start()
     try:
         yield
     finally:
         later.cancel()
         gate.is_open.set()
-        torch.npu.synchronize()  # only then may the function go
+        MODULE.synchronize()  # only then may the function go
 
 
 def memory_of(tensors: Tensors) -> list[torch.Tensor]:
@@ -116,7 +119,7 @@ def spoil(tensors: Tensors) -> set[int]:
 
 def memory_reused(staging: str, sync_copy: bool = False) -> None:
     """Memory whose tensors have died, while torch still has work for it."""
-    given = {"npu_staging": staging, "sync_copy": sync_copy}
+    given = {"staging": staging, "sync_copy": sync_copy}
     found = load("large", **given)
     with held_up():
         where = spoil(found)
@@ -133,23 +136,23 @@ def check_reused(found: Tensors, where: set[int]) -> None:
 
 def user_stream(staging: str) -> None:
     """The same on a stream of the caller's."""
-    with torch.npu.stream(torch.npu.Stream()):
-        found = load("large", npu_staging=staging)
+    with MODULE.stream(MODULE.Stream()):
+        found = load("large", staging=staging)
         with held_up():
             where = spoil(found)
             found = {}
-            found = load("large", npu_staging=staging)
+            found = load("large", staging=staging)
         check_reused(found, where)
 
 
 def other_thread(staging: str) -> None:
     """Work that this thread has queued, a load in another."""
-    found = load("large", npu_staging=staging)
+    found = load("large", staging=staging)
     with ThreadPoolExecutor(1) as thread:
         with held_up():
             where = spoil(found)
             found = {}
-            found = thread.submit(load, "large", npu_staging=staging).result()
+            found = thread.submit(load, "large", staging=staging).result()
         check_reused(found, where)
 
 
@@ -159,7 +162,7 @@ def filled_in_place(staging: str) -> None:
     with ckptfmt.open(path_of("tiny")) as checkpoint:
         with held_up():
             spoil(target)
-            checkpoint.load_into(target, options=options(npu_staging=staging))
+            checkpoint.load_into(target, options=options(staging=staging))
         for name, tensor in target.items():
             check_equal(name, tensor, expected("tiny")[name])
 
@@ -171,7 +174,7 @@ def read_before_filled(staging: str) -> None:
     with ckptfmt.open(path_of("tiny")) as checkpoint:
         with held_up():
             copies = {name: tensor.clone() for name, tensor in target.items()}
-            checkpoint.load_into(target, options=options(npu_staging=staging))
+            checkpoint.load_into(target, options=options(staging=staging))
         for name, tensor in copies.items():
             check_equal(f"the copy of {name}", tensor, torch.full_like(wanted[name], 7))
         for name, tensor in target.items():
@@ -182,7 +185,7 @@ def streamed(staging: str) -> None:
     """Each tensor is copied, written over and dropped while the next ones are being read."""
     copies: Tensors = {}
     with simulated(operator_us=3000), ckptfmt.open(path_of("large")) as checkpoint:
-        given = options(npu_staging=staging, op_nbytes=1 << 20)
+        given = options(staging=staging, op_nbytes=1 << 20)
         for name, tensor in checkpoint.stream(max_nbytes=12 << 20, device=DEVICE, options=given):
             copies[name] = tensor.clone()
             if name != "layers.1.weight":  # it is tied, and comes again
@@ -208,7 +211,7 @@ def goes_wrong_without_waiting(scenario: str, staging: str) -> None:
         except (WrongBytesError, ckptfmt.ChecksumError):
             return  # in RC mode it may be seen while the bytes are verified, where they are
         finally:
-            torch.npu.synchronize()
+            MODULE.synchronize()
     raise AssertionError("nothing was wrong, though nothing was waited for")
 
 
@@ -218,14 +221,14 @@ def goes_wrong_without_waiting(scenario: str, staging: str) -> None:
 def many_times(staging: str, count: int) -> None:
     """Load, spoil, drop, load: the same memory each time, and never a wrong byte."""
     wrong, again = [], 0
-    stream = torch.npu.Stream()
-    found = load("tiny", npu_staging=staging)
+    stream = MODULE.Stream()
+    found = load("tiny", staging=staging)
     with simulated(operator_us=300):
         for turn in range(count):
             where = spoil(found)
             found = {}
-            with torch.npu.stream(stream if turn % 5 == 4 else torch.npu.default_stream()):
-                found = load("tiny", npu_staging=staging)
+            with MODULE.stream(stream if turn % 5 == 4 else MODULE.default_stream()):
+                found = load("tiny", staging=staging)
                 again += bool({whole.data_ptr() for whole in memory_of(found)} & where)
                 # Operators at once, on this stream; what they give is looked at below.
                 some = list(found)[turn % 3 :: 3]
@@ -238,7 +241,7 @@ def many_times(staging: str, count: int) -> None:
                 except WrongBytesError as error:
                     wrong.append(f"turn {turn}: {error}")
             if turn % 5 == 4:
-                torch.npu.current_stream().wait_stream(stream)
+                MODULE.current_stream().wait_stream(stream)
     assert not wrong, wrong
     assert again > count // 2, f"memory came again only {again} times"
 
@@ -248,20 +251,20 @@ def many_times(staging: str, count: int) -> None:
 
 def used_at_once(staging: str) -> dict[str, int]:
     """Operators on what has just been loaded, on this stream and on others; all work comes late."""
-    others = [torch.npu.Stream() for _ in range(3)]
+    others = [MODULE.Stream() for _ in range(3)]
     n_pinned = Simulator().live()["host"]
     pinned = {name: torch.empty_like(t).pin_memory() for name, t in expected("tiny").items()}
     n_pinned = Simulator().live()["host"] - n_pinned
     with simulated(delay_us=20_000, latency_us=200):
-        found = load("tiny", npu_staging=staging, op_nbytes=1 << 20)
+        found = load("tiny", staging=staging, op_nbytes=1 << 20)
         doubled = {name: tensor * 2 for name, tensor in found.items()}
         copied = {}
         for i, (name, tensor) in enumerate(found.items()):
-            with torch.npu.stream(others[i % 3]):
+            with MODULE.stream(others[i % 3]):
                 copied[name] = tensor.clone()
         for name, tensor in found.items():
             pinned[name].copy_(tensor, non_blocking=True)
-        torch.npu.synchronize()
+        MODULE.synchronize()
         for name, wanted in expected("tiny").items():
             check_equal(name, found[name], wanted)
             check_equal(f"2 × {name}", doubled[name], wanted * 2)
@@ -273,5 +276,5 @@ def used_at_once(staging: str) -> dict[str, int]:
 def slots_are_not_filled_early(staging: str) -> None:
     """A slow link and a small pool: each slot is read into again as soon as it may be."""
     with simulated(h2d=0.4, latency_us=300):
-        found = load("large", npu_staging=staging, op_nbytes=1 << 20, depth=32, threads=2)
+        found = load("large", staging=staging, op_nbytes=1 << 20, depth=32, threads=2)
         check_all(found, "large")

@@ -1,0 +1,3 @@
+from ckptfmt._native.device cimport DeviceOps
+
+cdef const DeviceOps *cuda_ops() except NULL
