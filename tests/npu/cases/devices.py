@@ -133,14 +133,14 @@ def stops_the_others() -> None:
 
 
 def no_such_device() -> None:
-    """More than moved are: told in one line, with how many moved are."""
+    """More than there are: told in one line, with how many there are."""
     try:
         load("tiny", there(7))
     except ckptfmt.DeviceError as error:
         assert there(7) in str(error)
         assert "2 devices" in str(error)
     else:
-        raise AssertionError("moved is no such device")
+        raise AssertionError("there is no such device")
 
 
 def current_device_is_kept() -> None:
