@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ckptfmt.errors import CkptError, CleanupWarning, DeviceError, OutOfMemoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ckptfmt._core import Acl, Cudart
 
@@ -104,9 +104,16 @@ class Accelerator(ABC):
 
     def empty(self, nbytes: int) -> Any:
         """Bytes of device memory, allocated on the stream that was current when this was made."""
-        torch = self._torch
-        with self.allocating(nbytes), self._module.stream(self._stream):
-            return torch.empty(nbytes, dtype=torch.uint8, device=self.name)
+        return self.empties([nbytes])[0]
+
+    def empties(self, sizes: Iterable[int]) -> list[Any]:
+        """Several of them; going to the stream and back takes longer than allocating."""
+        torch, found = self._torch, []
+        with self._torch_calls("it cannot be made current"), self._module.stream(self._stream):
+            for nbytes in sizes:
+                with self.allocating(nbytes):
+                    found.append(torch.empty(nbytes, dtype=torch.uint8, device=self.name))
+        return found
 
     @contextmanager
     def allocating(self, nbytes: int) -> Iterator[None]:

@@ -128,7 +128,7 @@ def _allocate(request: Request, device: Accelerator, positions: list[int]) -> _M
     """Memory for the tensors of one device."""
     index, extents = request.files.index, request.files.extents
     plan = device_plan.allocate_plan(index, positions)
-    allocations = [device.empty(nbytes) for nbytes in plan.allocations]
+    allocations = device.empties(plan.allocations)
     starts = [allocation.data_ptr() for allocation in allocations]
     place = plan.place  # made at each call
     base = {position: starts[number] + offset for position, (number, offset) in place.items()}

@@ -7,6 +7,7 @@ past it (docs/design.md, reading; scripts/bench_load.py measures both).
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Where the page cache may not be asked, so many single bytes are tried.
 SAMPLES = 16
+#: Asking what is cached of so many bytes takes about a millisecond, and so is worth a thread.
+ASKED_NBYTES = 1 << 30
+MOST_ASKING = 8
 #: Pieces that an op is cut into where the page cache has only some of it, at least.
 PIECE_NBYTES = 512 << 10
 
@@ -64,9 +68,7 @@ def choose(
     if query is None:
         direct, reason = _sample(partition, ops)
         return np.repeat(direct, counts), reason
-    cached = np.array(
-        [query(partition.fd, int(op["offset"]), int(op["nbytes"])) for op in ops], np.int64
-    )
+    cached = _cached(partition.fd, ops, query)
     # What is partly cached is cut, but into pieces that are still worth a read of their own. A
     # piece with a gap is read directly: filling it through the cache costs more than it saves.
     direct = np.repeat(cached < ops["nbytes"], counts)
@@ -77,6 +79,26 @@ def choose(
         direct[int(first[i]) :][: int(counts[i])] = _uncached(partition.fd, ops[i], mine, query)
     whole = int((cached == ops["nbytes"]).sum())
     return direct, f"{whole} of {len(ops)} windows cached, {len(partly)} in part ({how})"
+
+
+def _cached(fd: int, ops: npt.NDArray[np.void], query: Query) -> npt.NDArray[np.int64]:
+    """How much of each op the page cache has; of very many bytes, asked by several threads."""
+    offsets, sizes = ops["offset"].tolist(), ops["nbytes"].tolist()
+    found = np.zeros(len(ops), np.int64)
+
+    def ask(first: int, past: int) -> None:
+        for i in range(first, past):
+            found[i] = query(fd, offsets[i], sizes[i])
+
+    threads = min(sum(sizes) // ASKED_NBYTES, len(os.sched_getaffinity(0)), MOST_ASKING)
+    if threads < 2:
+        ask(0, len(ops))
+        return found
+    step = -(-len(ops) // threads)
+    starts = range(0, len(ops), step)
+    with ThreadPoolExecutor(threads, thread_name_prefix="ckptfmt-cache") as pool:
+        list(pool.map(ask, starts, [min(start + step, len(ops)) for start in starts]))
+    return found
 
 
 def _uncached(
