@@ -7,7 +7,6 @@ past it (docs/design.md, reading; scripts/bench_load.py measures both).
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,9 +22,10 @@ if TYPE_CHECKING:
 
 #: Where the page cache may not be asked, so many single bytes are tried.
 SAMPLES = 16
-#: Asking what is cached of so many bytes takes about a millisecond, and so is worth a thread.
-ASKED_NBYTES = 1 << 30
-MOST_ASKING = 8
+#: Asking what is cached of so many bytes takes about a millisecond; from there on, samples are asked
+#: first: one window in so many ops.
+SAMPLED_NBYTES = 1 << 30
+SAMPLED_OPS, WINDOW_NBYTES = 4, 64 << 10
 #: Pieces that an op is cut into where the page cache has only some of it, at least.
 PIECE_NBYTES = 512 << 10
 
@@ -68,7 +68,7 @@ def choose(
     if query is None:
         direct, reason = _sample(partition, ops)
         return np.repeat(direct, counts), reason
-    cached = _cached(partition.fd, ops, query)
+    cached, note = _cached(partition.fd, ops, query)
     # What is partly cached is cut, but into pieces that are still worth a read of their own. A
     # piece with a gap is read directly: filling it through the cache costs more than it saves.
     direct = np.repeat(cached < ops["nbytes"], counts)
@@ -78,27 +78,28 @@ def choose(
         mine = blocks[int(ops[i]["first_block"]) :][: int(counts[i])]
         direct[int(first[i]) :][: int(counts[i])] = _uncached(partition.fd, ops[i], mine, query)
     whole = int((cached == ops["nbytes"]).sum())
-    return direct, f"{whole} of {len(ops)} windows cached, {len(partly)} in part ({how})"
+    reason = f"{whole} of {len(ops)} windows cached, {len(partly)} in part ({how}{note})"
+    return direct, reason
 
 
-def _cached(fd: int, ops: npt.NDArray[np.void], query: Query) -> npt.NDArray[np.int64]:
-    """How much of each op the page cache has; of very many bytes, asked by several threads."""
+def _cached(fd: int, ops: npt.NDArray[np.void], query: Query) -> tuple[npt.NDArray[np.int64], str]:
+    """How much of each op the page cache has; a note if not all of it was asked for.
+
+    Asking walks every page. Of very many bytes a small window is asked for in some ops first: if
+    all those are cached, so is taken to be what is between them. What is missing there after all is
+    read through the cache.
+    """
     offsets, sizes = ops["offset"].tolist(), ops["nbytes"].tolist()
-    found = np.zeros(len(ops), np.int64)
-
-    def ask(first: int, past: int) -> None:
-        for i in range(first, past):
-            found[i] = query(fd, offsets[i], sizes[i])
-
-    threads = min(sum(sizes) // ASKED_NBYTES, len(os.sched_getaffinity(0)), MOST_ASKING)
-    if threads < 2:
-        ask(0, len(ops))
-        return found
-    step = -(-len(ops) // threads)
-    starts = range(0, len(ops), step)
-    with ThreadPoolExecutor(threads, thread_name_prefix="ckptfmt-cache") as pool:
-        list(pool.map(ask, starts, [min(start + step, len(ops)) for start in starts]))
-    return found
+    if sum(sizes) >= SAMPLED_NBYTES:
+        for i in range(0, len(ops), SAMPLED_OPS):
+            window = min(WINDOW_NBYTES, sizes[i])
+            start = i * WINDOW_NBYTES % (sizes[i] - window + 1)  # anywhere in its op
+            if query(fd, offsets[i] + start, window) < window:
+                break
+        else:
+            return ops["nbytes"].astype(np.int64), " by samples"
+    found = [query(fd, offset, nbytes) for offset, nbytes in zip(offsets, sizes, strict=True)]
+    return np.array(found, np.int64), ""
 
 
 def _uncached(

@@ -288,7 +288,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shrink", type=int, default=1, help="toy sizes: rows divided by this")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--states", nargs="+", default=["warm", "cold"])
-    parser.add_argument("--loads", type=int, default=100, help="into memory that was just used; 0 for no checks")
+    parser.add_argument("--loads", type=int, default=100,
+                        help="into memory that was just used; 0 for no checks")  # fmt: skip
     parser.add_argument("--contenders", nargs="+", help="default: all that are installed")
     parser.add_argument("--commit", help="of a copy that has no history")
     parser.add_argument("--out", type=Path)
