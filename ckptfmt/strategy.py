@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 #: Where the page cache may not be asked, so many single bytes are tried.
 SAMPLES = 16
-#: Asking what is cached of so many bytes takes about a millisecond; from there on, samples are asked
-#: first: one window in so many ops.
+#: Asking what is cached of so many bytes takes about a millisecond; from there on, samples are
+#: asked for first: one window in so many ops.
 SAMPLED_NBYTES = 1 << 30
 SAMPLED_OPS, WINDOW_NBYTES = 4, 64 << 10
 #: Pieces that an op is cut into where the page cache has only some of it, at least.

@@ -15,6 +15,7 @@ import json
 import os
 import random
 import re
+import select
 import shutil
 import statistics
 import subprocess
@@ -32,6 +33,8 @@ sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent))
 
 MiB = 1 << 20
+#: For one load.
+PATIENCE_S = 90
 
 
 def build() -> None:
@@ -103,6 +106,7 @@ def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]], seed: int) -> N
             step = min(at, 64 * MiB)
             file.write(rng.integers(0, 1 << 64, -(-step // 8), np.uint64).tobytes()[:step])
             at -= step
+        os.fsync(file.fileno())  # what is dirty cannot be dropped from the cache
 
 
 def prepare(folder: Path, layers: int, shrink: int) -> dict[str, list[Path]]:
@@ -135,10 +139,15 @@ class Child:
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
+        while True:
+            if not select.select([self.process.stdout], [], [], PATIENCE_S)[0]:
+                self.process.kill()
+                return {"failed": f"nothing heard for {PATIENCE_S} s"}
+            line = self.process.stdout.readline()
             if line.startswith("{"):
                 return dict(json.loads(line))
-        return {"failed": f"the process ended with {self.process.wait()}"}
+            if not line:
+                return {"failed": f"the process ended with {self.process.wait()}"}
 
     def ask(self, *command: object) -> dict[str, Any]:
         assert self.process.stdin is not None
@@ -177,8 +186,12 @@ def race(
         random.Random(number // 2).shuffle(order)
         for child in order if number % 2 == 0 else reversed(order):
             form = files[CONTENDERS[child.name].files]
-            establish(form, state)
-            told = child.ask("again" if number >= 0 else "load")
+            try:
+                establish(form, state)
+            except RuntimeError as error:  # somebody holds on to the pages
+                told = {"failed": str(error)}
+            else:
+                told = child.ask("again" if number >= 0 else "load")
             runs.append({"round": number, "state": state, "contender": child.name, **told})
             print(json.dumps(runs[-1])[:200], file=sys.stderr, flush=True)
         if ceiling and number >= 0:
