@@ -30,7 +30,7 @@ class Cuda(Accelerator):
 
     def _bind(self) -> None:
         self.library = cuda_library.bind()
-        self.runtime = _core.Cudart(self.number, self._module.device)
+        self.runtime = _core.Cudart(self.number, self.current)
         self.model = str(self._module.get_device_name(self.number))
 
     def _handle_of(self, stream: Any) -> int:

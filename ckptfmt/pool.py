@@ -186,6 +186,15 @@ def borrowed(device: Accelerator, letter: str, nbytes: int) -> Iterator[Pool]:
                 _kept.append(pool)
 
 
+def release_kept() -> None:
+    """Give back the pools that are kept between loads; those in use are kept afterwards."""
+    with _lock:
+        pools = list(_kept) if _kept_by == os.getpid() else []
+        _kept.clear()
+    for pool in pools:
+        pool.close()
+
+
 def _take(device: Accelerator, letter: str, nbytes: int) -> Pool | None:
     """A kept pool that is large enough; one that is too small makes room for a larger one."""
     global _kept_by  # noqa: PLW0603 - registered memory is the process's

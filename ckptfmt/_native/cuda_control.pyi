@@ -15,8 +15,8 @@ class Cudart:
     device : int
         Its number.
     guard : callable
-        ``torch.cuda.device``: makes a device current for a while. torch goes back to the one before
-        without waking it if it has not been used yet, which the runtime alone cannot.
+        Makes the device current for a while, by ``torch.cuda.device``. torch goes back to the one
+        before without waking it if it has not been used yet, which the runtime alone cannot.
 
     Raises
     ------
@@ -24,9 +24,7 @@ class Cudart:
         The runtime has not been opened.
     """
 
-    def __init__(
-        self, device: int, guard: Callable[[int], AbstractContextManager[Any]]
-    ) -> None: ...
+    def __init__(self, device: int, guard: Callable[[], AbstractContextManager[Any]]) -> None: ...
     def versions(self) -> tuple[int, int]:
         """Of the runtime and of the newest that the driver serves: 12040 is 12.4."""
     def memory(self) -> tuple[int, int]:

@@ -39,7 +39,7 @@ cdef class Cudart:
     def memory(self):
         cdef size_t free_nbytes = 0, total = 0
         cdef int code
-        with self.guard(self.device):
+        with self.guard():
             with nogil:
                 code = cuda.memory_info(&free_nbytes, &total)
             cuda_check(b"cudaMemGetInfo", code)
@@ -49,7 +49,7 @@ cdef class Cudart:
         cdef void *pointer = <void *><uintptr_t>address
         cdef size_t c_nbytes = nbytes
         cdef int code
-        with self.guard(self.device):
+        with self.guard():
             with nogil:
                 code = cuda.host_register(pointer, c_nbytes, CUDA_HOST_PORTABLE)
             cuda_check(b"cudaHostRegister", code)
@@ -57,7 +57,7 @@ cdef class Cudart:
     def unregister(self, address):
         cdef void *pointer = <void *><uintptr_t>address
         cdef int code
-        with self.guard(self.device):
+        with self.guard():
             with nogil:
                 code = cuda.host_unregister(pointer)
             cuda_check(b"cudaHostUnregister", code)
@@ -66,7 +66,7 @@ cdef class Cudart:
         cdef void *pointer = NULL
         cdef size_t c_nbytes = nbytes
         cdef int code
-        with self.guard(self.device):
+        with self.guard():
             with nogil:
                 code = cuda.host_alloc(&pointer, c_nbytes, CUDA_HOST_PORTABLE)
             cuda_check(b"cudaHostAlloc", code)
@@ -75,7 +75,7 @@ cdef class Cudart:
     def free_host(self, address):
         cdef void *pointer = <void *><uintptr_t>address
         cdef int code
-        with self.guard(self.device):
+        with self.guard():
             with nogil:
                 code = cuda.free_host(pointer)
             cuda_check(b"cudaFreeHost", code)
@@ -85,7 +85,7 @@ cdef class Cudart:
         cdef void *c_source = <void *><uintptr_t>source
         cdef size_t c_nbytes = nbytes
         cdef int code, kind = CUDA_HOST_TO_DEVICE if to_device else CUDA_DEVICE_TO_HOST
-        with self.guard(self.device):
+        with self.guard():
             with nogil:
                 code = cuda.memcpy(c_target, c_source, c_nbytes, kind)
             cuda_check(b"cudaMemcpy", code)
@@ -98,7 +98,7 @@ cdef class Cudart:
         cdef bint undrained = False, unreleased = False
         cdef Fault fault, second
         cdef const DeviceOps *ops = cuda_ops()
-        with self.guard(self.device), nogil:
+        with self.guard(), nogil:
             code = copy_one(ops, device, c_target, c_source, c_nbytes, &fault, &second,
                             &undrained, &unreleased)
         self.undrained = undrained
@@ -113,7 +113,7 @@ cdef class Cudart:
         cdef void *event = NULL
         cdef Fault fault
         cdef int code
-        with self.guard(self.device):
+        with self.guard():
             with nogil:
                 code = cuda.create_event(&event, CUDA_EVENT_FLAGS)
             cuda_check(b"cudaEventCreateWithFlags", code)
@@ -129,7 +129,7 @@ cdef class Cudart:
     def synchronize(self, stream):
         cdef void *c_stream = <void *><uintptr_t>stream
         cdef int code
-        with self.guard(self.device):
+        with self.guard():
             with nogil:
                 code = cuda.synchronize_stream(c_stream)
             cuda_check(b"cudaStreamSynchronize", code)
@@ -137,7 +137,7 @@ cdef class Cudart:
     def destroy_event(self, event):
         cdef void *c_event = <void *><uintptr_t>event
         cdef int code
-        with self.guard(self.device):
+        with self.guard():
             with nogil:
                 code = cuda.destroy_event(c_event)
             cuda_check(b"cudaEventDestroy", code)

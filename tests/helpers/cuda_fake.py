@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.fakes.acl import build as maker
 from tests.helpers import simulator
@@ -95,20 +95,30 @@ def environment(**settings: str | float | Path) -> dict[str, str]:
 
 
 class Stream:
-    """As ``torch.cuda.Stream``, as far as loads and their tests need it."""
+    """As ``torch.cuda.Stream``, as far as loads and their tests need it: from a pool that stays."""
 
-    def __init__(self, device: int = 0, cuda_stream: int | None = None) -> None:
-        self.device_index = device
+    pools: ClassVar[dict[int, list[int]]] = {}
+
+    def __init__(self, device: int | None = None, cuda_stream: int | None = None) -> None:
+        self.device_index = device = _current() if device is None else device
         self.cuda_stream = cuda_stream or 0
         if cuda_stream is None:
-            handle = ctypes.c_void_p()
-            with _device(device):
-                _call("cudaStreamCreateWithFlags", ctypes.byref(handle), 1)
-            self.cuda_stream = handle.value or 0
+            pool = self.pools.setdefault(device, [])
+            while len(pool) < 4:
+                handle = ctypes.c_void_p()
+                with _device(device):
+                    _call("cudaStreamCreateWithFlags", ctypes.byref(handle), 1)
+                pool.append(handle.value or 0)
+            pool.append(pool.pop(0))
+            self.cuda_stream = pool[-1]
 
     def synchronize(self) -> None:
         with _device(self.device_index):
             _call("cudaStreamSynchronize", ctypes.c_void_p(self.cuda_stream))
+
+    def wait_stream(self, other: Stream) -> None:
+        """By waiting for all of it at once, which is more than it has to do."""
+        other.synchronize()
 
 
 def _call(name: str, *arguments: Any) -> None:
@@ -161,7 +171,7 @@ def pretend() -> Any:
         return found.value
 
     def current_stream(device: Any = None) -> Stream:
-        number = _current() if device is None else int(device)
+        number = _current() if device is None else getattr(device, "index", device)
         return (current.get(number) or [Stream(number, 0)])[-1]
 
     @contextmanager
@@ -183,11 +193,13 @@ def pretend() -> Any:
     given = {
         "_lazy_init": lambda: None, "is_available": lambda: count() > 0, "device_count": count,
         "current_device": _current, "current_stream": current_stream, "stream": stream,
-        "default_stream": lambda device=0: Stream(int(device), 0), "Stream": Stream,
-        "device": _device, "synchronize": synchronize, "empty_cache": lambda: None,
+        "default_stream": lambda device=None: Stream(device, 0), "Stream": Stream,
+        "device": _device, "synchronize": synchronize, "empty_cache": backend.torch_cuda_empty_cache,
         "set_device": lambda device: _call("cudaSetDevice", int(device)),
         "get_device_name": lambda device: f"Fake GPU {device}",
     }  # fmt: skip
     for name, value in given.items():
         setattr(torch.cuda, name, value)
+    for device in range(count()):  # as after some use: streams are there
+        Stream(device)
     return torch

@@ -179,8 +179,11 @@ def _module() -> Any:
 
 def held(simulator: Simulator) -> dict[str, int]:
     """What this process and the runtime hold, once torch has given back what it can."""
+    from ckptfmt import pool
+
     module = _module()
     gc.collect()
+    pool.release_kept()
     for device in range(module.device_count()):
         module.synchronize(device)
     module.empty_cache()

@@ -106,6 +106,7 @@ API int cudaHostRegister(void *address, size_t nbytes, unsigned flags);
 API int cudaHostUnregister(void *address);
 API int cudaMemcpy(void *to, const void *source, size_t nbytes, int kind);
 API int cudaMemcpyAsync(void *to, const void *source, size_t nbytes, int kind, void *stream);
+API int cudaMemsetAsync(void *to, int value, size_t nbytes, void *stream);
 API int cudaStreamCreateWithFlags(void **stream, unsigned flags);
 API int cudaStreamDestroy(void *stream);
 API int cudaStreamSynchronize(void *stream);
@@ -249,6 +250,13 @@ int cudaMemcpyAsync(void *to, const void *source, size_t nbytes, int kind, void 
     CUDA("to=%p source=%p nbytes=%zu kind=%d stream=%p", to, source, nbytes, kind, stream);
     ENTER();
     return told(aclrtMemcpyAsync(to, nbytes, source, nbytes, kind, stream));
+}
+
+int cudaMemsetAsync(void *to, int value, size_t nbytes, void *stream)
+{
+    CUDA("to=%p value=%d nbytes=%zu stream=%p", to, value, nbytes, stream);
+    ENTER();
+    return told(aclrtMemsetAsync(to, nbytes, value, nbytes, stream));
 }
 
 int cudaStreamCreateWithFlags(void **stream, unsigned flags)

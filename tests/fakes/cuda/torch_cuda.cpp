@@ -1,12 +1,18 @@
 // CUDA tensors for a torch that was built without CUDA: memory of the fake runtime, which no
-// processor may touch, views as torch makes them, copies through that runtime; all other operators
-// work on copies in host memory.
+// processor may touch, kept and given again as torch's allocator does; views as torch makes them.
+// Fills with one byte and copies within a device are queued and not waited for, as real operators
+// are; all others wait, and work on copies in host memory.
 #include <ATen/EmptyTensor.h>
 #include <ATen/ATen.h>
 #include <ATen/native/CPUFallback.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
+
+#include <map>
+#include <mutex>
+#include <tuple>
+#include <vector>
 
 extern "C" {
 int cudaGetDeviceCount(int *);
@@ -15,7 +21,9 @@ int cudaGetDevice(int *);
 int cudaMalloc(void **, size_t);
 int cudaFree(void *);
 int cudaMemcpyAsync(void *, const void *, size_t, int, void *);
+int cudaMemsetAsync(void *, int, size_t, void *);
 int cudaStreamSynchronize(void *);
+int cudaDeviceSynchronize();
 int cudaGetLastError();
 const char *cudaGetErrorString(int);
 }
@@ -63,22 +71,61 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
 };
 C10_REGISTER_GUARD_IMPL(CUDA, Guard);
 
+// What a block may be given for again: work queued on the same stream comes before what is new.
+using Key = std::tuple<int, void *, size_t>;  // device, stream, bytes
+struct Block {
+  void *data;
+  Key key;
+};
+std::mutex kept_lock;
+std::map<Key, std::vector<void *>> kept;
+
+void empty_cache() {
+  std::lock_guard<std::mutex> lock(kept_lock);
+  for (auto &[key, blocks] : kept) {
+    c10::DeviceGuard guard(c10::Device(c10::kCUDA, std::get<0>(key)));
+    cudaDeviceSynchronize();
+    for (void *data : blocks) cudaFree(data);
+  }
+  kept.clear();
+}
+
 struct Allocator final : c10::Allocator {
   c10::DataPtr allocate(size_t nbytes) override {
-    void *data = nullptr;
     c10::Device device = here();
-    int code = nbytes ? cudaMalloc(&data, nbytes) : 0;
+    if (nbytes == 0) return {nullptr, nullptr, &give_back, device};
+    nbytes = (nbytes + 511) / 512 * 512;
+    auto *block = new Block{nullptr, {device.index(), streams[device.index()], nbytes}};
+    {
+      std::lock_guard<std::mutex> lock(kept_lock);
+      auto &blocks = kept[block->key];
+      if (!blocks.empty()) {
+        block->data = blocks.back();
+        blocks.pop_back();
+      }
+    }
+    int code = block->data ? 0 : cudaMalloc(&block->data, nbytes);
+    if (code == 2) {
+      cudaGetLastError();
+      empty_cache();
+      code = cudaMalloc(&block->data, nbytes);
+    }
+    if (code) delete block;
     if (code == 2) {
       cudaGetLastError();
       TORCH_CHECK_WITH(OutOfMemoryError, false, "CUDA out of memory. Tried to allocate ", nbytes);
     }
     check(code);
-    return {data, data, &give_back, device};
+    return {block->data, block, &give_back, device};
   }
-  static void give_back(void *data) {
-    if (data) cudaFree(data);
+  static void give_back(void *given) {
+    auto *block = static_cast<Block *>(given);
+    if (!block) return;
+    std::lock_guard<std::mutex> lock(kept_lock);
+    kept[block->key].push_back(block->data);
+    delete block;
   }
-  c10::DeleterFnPtr raw_deleter() const override { return &give_back; }
+  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void *to, const void *from, size_t nbytes) const override {
     check(cudaMemcpyAsync(to, from, nbytes, 3, streams[here().index()]));
   }
@@ -123,6 +170,15 @@ Tensor fetched(const Tensor &t) {
 }
 
 Tensor &copy_(Tensor &self, const Tensor &src, bool) {
+  if (self.is_cuda() && src.is_cuda() && self.device() == src.device() &&
+      self.dtype() == src.dtype() && self.sizes() == src.sizes() && self.is_contiguous() &&
+      src.is_contiguous()) {
+    c10::DeviceGuard guard(self.device());
+    if (self.nbytes())
+      check(cudaMemcpyAsync(self.mutable_data_ptr(), src.const_data_ptr(), self.nbytes(), 3,
+                            streams[self.device().index()]));
+    return self;
+  }
   Tensor from = src.is_cuda() ? fetched(src) : src;
   if (!self.is_cuda()) {
     self.copy_(from);
@@ -149,6 +205,42 @@ Tensor copy_from_and_resize(const Tensor &self, const Tensor &target) {
   return copy_(to, self, false);
 }
 
+Tensor &zero_(Tensor &self) {
+  if (!self.is_contiguous()) return copy_(self, at::zeros_like(fetched(self)), false);
+  c10::DeviceGuard guard(self.device());
+  if (self.nbytes())
+    check(cudaMemsetAsync(self.mutable_data_ptr(), 0, self.nbytes(),
+                          streams[self.device().index()]));
+  return self;
+}
+
+Tensor &fill_(Tensor &self, const at::Scalar &value) {
+  if (self.itemsize() != 1 || !self.is_contiguous())
+    return copy_(self, at::full_like(fetched(self), value), false);
+  c10::DeviceGuard guard(self.device());
+  if (self.nbytes())
+    check(cudaMemsetAsync(self.mutable_data_ptr(), value.to<int>() & 0xff, self.nbytes(),
+                          streams[self.device().index()]));
+  return self;
+}
+
+Tensor &set_offset(Tensor &self, at::Storage source, int64_t offset, at::IntArrayRef size,
+                   at::IntArrayRef stride) {
+  auto *impl = self.unsafeGetTensorImpl();
+  impl->set_storage_keep_dtype(std::move(source));
+  impl->set_storage_offset(offset);
+  if (stride.empty())
+    impl->set_sizes_contiguous(size);
+  else
+    impl->set_sizes_and_strides(size, stride);
+  return self;
+}
+
+Tensor &set_storage(Tensor &self, at::Storage source) {
+  int64_t n = static_cast<int64_t>(source.nbytes() / self.itemsize());
+  return set_offset(self, std::move(source), 0, {n}, {});
+}
+
 at::Scalar local_scalar(const Tensor &self) { return fetched(self).item(); }
 
 Tensor as_strided(const Tensor &self, at::IntArrayRef size, at::IntArrayRef stride,
@@ -171,6 +263,10 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
   m.impl("empty_strided", empty_strided);
   m.impl("copy_", copy_);
   m.impl("_copy_from_and_resize", copy_from_and_resize);
+  m.impl("zero_", zero_);
+  m.impl("fill_.Scalar", fill_);
+  m.impl("set_.source_Storage", set_storage);
+  m.impl("set_.source_Storage_storage_offset", set_offset);
   m.impl("_local_scalar_dense", local_scalar);
   m.impl("as_strided", as_strided);
   m.impl("view", view);
@@ -178,6 +274,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
 }
 TORCH_LIBRARY_IMPL(_, CUDA, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&by_host>()); }
 
+extern "C" __attribute__((visibility("default"))) void torch_cuda_empty_cache() { empty_cache(); }
 extern "C" __attribute__((visibility("default"))) void *torch_cuda_exchange_stream(int device, void *s) {
   void *before = streams[device];
   streams[device] = s;

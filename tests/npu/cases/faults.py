@@ -45,9 +45,11 @@ RELEASING = {
     "aclrtFreeHost": "host",
     "aclrtDestroyEvent": "events",
     "aclrtDestroyStream": "streams",
+    "cudaEventDestroy": "events",
+    "cudaStreamDestroy": "streams",
 }
 #: torch's way to get device memory; refused once, it asks again.
-ALLOCATING = "aclrtMallocAlign32"
+ALLOCATING = "aclrtMallocAlign32" if KIND == "npu" else "cudaMalloc"
 #: Asked for to be told; a load can do without.
 TELLING = {"aclrtGetSocName"}
 #: Brings a thread to a device; if it fails while something is to be given back, that is lost.
@@ -56,9 +58,15 @@ LEAVING = "aclrtSetCurrentContext"
 #: "None", which is what a new thread has.
 NO_CONTEXT = ("aclrtGetCurrentContext", 107002)
 #: Called until the answer is yes: how often, depends.
-POLLED = {"aclrtQueryEventStatus", "aclrtQueryEvent", "aclrtSynchronizeEvent"}
+POLLED = {"aclrtQueryEventStatus", "aclrtQueryEvent", "aclrtSynchronizeEvent",
+          "cudaEventQuery", "cudaEventSynchronize"}  # fmt: skip
 #: What torch makes an out-of-memory error of.
-OUT_OF_MEMORY = {207001}
+OUT_OF_MEMORY = {207001, 2}
+#: What queues a copy, and what waits for a stream.
+COPY_ASYNC, WAIT = (
+    ("aclrtMemcpyAsync", "aclrtSynchronizeStream") if KIND == "npu"
+    else ("cudaMemcpyAsync", "cudaStreamSynchronize")
+)  # fmt: skip
 
 
 def load_tiny(staging: str, way: str = "load") -> dict[str, Any]:
@@ -191,7 +199,9 @@ def _judge(
         # A strategy that was asked for; why it cannot be had is what the runtime said.
         good = function in str(error) or "pinned" in str(error)
     else:
-        texts = (function, str(code), name_of(code), f"injected failure {code}")
+        texts = [function, str(code)]
+        if KIND == "npu":
+            texts += [name_of(code), f"injected failure {code}"]
         good = (
             isinstance(error, ckptfmt.DeviceError)
             and (error.call, error.code) == (function, code)
@@ -220,7 +230,7 @@ def _judge_success(
 
 def deferred(staging: str, codes: list[int]) -> None:
     """Copies that fail when they run: whoever waits for them is told."""
-    n_copies = calls_of(staging, False)["aclrtMemcpyAsync"]
+    n_copies = calls_of(staging, False)[COPY_ASYNC]
     simulator = Simulator()
     for n in sorted({1, n_copies // 2, n_copies}):
         for code in codes:
@@ -229,9 +239,10 @@ def deferred(staging: str, codes: list[int]) -> None:
             try:
                 load_tiny(staging)
             except ckptfmt.DeviceError as error:
-                assert error.code == code, f"{n}: {error!r}"
-                assert error.call in {"aclrtSynchronizeStream", *POLLED}, f"{n}: {error!r}"
-                assert f"injected failure {code}" in str(error), f"{n}: {error!r}"
+                assert error.call in {WAIT, *POLLED}, f"{n}: {error!r}"
+                if KIND == "npu":
+                    assert error.code == code, f"{n}: {error!r}"
+                    assert f"injected failure {code}" in str(error), f"{n}: {error!r}"
             else:
                 raise AssertionError(f"copy {n} failed with {code}, and nobody was told")
             simulator.fail("")
@@ -245,14 +256,16 @@ def cannot_be_waited_for(staging: str) -> dict[str, int]:
     load_tiny(staging)
     before = held(simulator)
     # Neither events nor streams can be waited for, so the workers cannot know.
-    rules = "aclrtSynchronizeStream:*=507010,aclrtSynchronizeEvent:*=507010"
+    broken = 507010 if KIND == "npu" else 719
+    waits = "aclrtSynchronizeEvent" if KIND == "npu" else "cudaEventSynchronize"
+    rules = f"{WAIT}:*={broken},{waits}:*={broken}"
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         simulator.fail(rules)
         try:
             load_tiny(staging)
         except ckptfmt.DeviceError as error:
-            assert error.code == 507010, f"{error!r}"
+            assert error.code == broken, f"{error!r}"
         else:
             raise AssertionError("nobody was told")
         finally:
