@@ -23,7 +23,7 @@ class Cuda(Accelerator):
 
     def _not_there(self) -> DeviceError:
         return DeviceError(
-            f"{self.name}: torch finds {self.count} CUDA devices",
+            f"{self.name}: torch finds {self.count} devices",
             hint="nvidia-smi lists them and the driver's version; CUDA_VISIBLE_DEVICES may hide "
             "some",
         )
@@ -38,7 +38,8 @@ class Cuda(Accelerator):
 
     def _error(self, what: str, said: str, code: int) -> DeviceError:
         code = code or code_in(said)
-        return DeviceError(f"{what}: {said[:TOLD]}", code=code, hint=hint_for(code, said))
+        told = f"{what}: {said[:TOLD]}" + (f" (code {code})" if code else "")
+        return DeviceError(told, code=code, hint=hint_for(code, said))
 
     def register(self, address: int, nbytes: int, letter: str) -> None:
         """By cudaHostRegister, for all devices."""

@@ -1,7 +1,7 @@
 # The functions of libcudart that are used, as a table that is complete or absent.
 #
-# Prototypes and values are those of CUDA's public headers, the same from 11.0 to 13; none of them is
-# needed to build.
+# Prototypes and values are those of CUDA's public headers, the same from 11.0 to 13; none of them
+# is needed to build.
 
 from ckptfmt._native.device cimport Fault
 

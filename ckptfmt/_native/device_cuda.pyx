@@ -60,10 +60,11 @@ cdef int cuda_copy(void *queue, void *target, size_t room, const void *source, s
 
 cdef int cuda_copy_now(void *queue, void *target, size_t room, const void *source, size_t nbytes,
                        Fault *fault) noexcept nogil:
-    # On the worker's stream, which waits for what is to be waited for; from any memory.
-    if cuda_copy(queue, target, room, source, nbytes, fault) != 0:
+    cdef int code
+    if cuda_drain(queue, fault) != 0:            # the event that the stream waits for
         return 1
-    return cuda_drain(queue, fault)
+    code = cuda.memcpy(target, source, nbytes, CUDA_HOST_TO_DEVICE)
+    return cuda_failed(fault, b"cudaMemcpy", code) if code != 0 else 0
 
 
 cdef int cuda_record(void *queue, unsigned slot, Fault *fault) noexcept nogil:

@@ -60,12 +60,12 @@ QUEUED = [
 CALLS = {
     "A": [*QUEUED, "cudaEventQuery", "cudaEventSynchronize", "cudaHostRegister", "cudaMalloc"],
     "C": [*QUEUED, "cudaEventQuery", "cudaEventSynchronize", "cudaHostAlloc", "cudaMalloc"],
-    "D": [*QUEUED, "cudaMalloc"],
+    "D": [*(name for name in QUEUED if name != "cudaMemcpyAsync"), "cudaMalloc", "cudaMemcpy"],
 }
 FAILURES = [
     *(case("faults.at", staging=letter, function=function, codes=(2, 101, 719, 99999))
       for letter, functions in CALLS.items() for function in functions),
-    *(case("faults.at", staging="A", function=function, codes=(2, 719), way=way)
+    *(case("faults.at", staging="A", function=function, codes=(719,), way=way)
       for way in ("load_into", "stream", "auto", "cast") for function in CALLS["A"]
       if (way, function) != ("load_into", "cudaMalloc")),  # that memory is the caller's
     *(case("faults.at", staging="A", function=function, codes=(719,), probing=True)
@@ -76,7 +76,7 @@ FAILURES = [
          because=("not A: cudaHostRegister", "801")),
     case("faults.falls_back", rules="cudaHostRegister:*=801,cudaHostAlloc:*=2", letter="D",
          because=("not A: ", "not C: cudaHostAlloc")),
-    case("faults.none_left", rules="cudaMemcpyAsync:*=719"),
+    case("faults.none_left", rules="cudaMemcpyAsync:*=719,cudaMemcpy:*=719"),
     *(case("faults.damaged", staging=letter) for letter in LETTERS),
     case("faults.damaged", staging="A", device=(("layers.2", "cuda:1"), ("", "cuda:0"))),
     case("faults.cut_short", staging="A"),

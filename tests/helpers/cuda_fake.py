@@ -194,7 +194,8 @@ def pretend() -> Any:
         "_lazy_init": lambda: None, "is_available": lambda: count() > 0, "device_count": count,
         "current_device": _current, "current_stream": current_stream, "stream": stream,
         "default_stream": lambda device=None: Stream(device, 0), "Stream": Stream,
-        "device": _device, "synchronize": synchronize, "empty_cache": backend.torch_cuda_empty_cache,
+        "device": _device, "synchronize": synchronize,
+        "empty_cache": backend.torch_cuda_empty_cache,
         "set_device": lambda device: _call("cudaSetDevice", int(device)),
         "get_device_name": lambda device: f"Fake GPU {device}",
     }  # fmt: skip

@@ -64,12 +64,12 @@ def test_the_small_choice_needs_few_children() -> None:
 def test_the_full_matrix_has_every_strategy_that_a_version_admits() -> None:
     rows = full()
     assert all(is_possible(row) for row in rows)
-    names = ("version", "mode", "queue", "npu_staging", "io", "reads", "two")
+    names = ("version", "mode", "queue", "staging", "io", "reads", "two")
     found = {tuple(row[name] for name in names) for row in rows}
     assert len(found) == len(rows)
     n_strategies = sum(len(strategies(v, m)) for v in FACTORS["version"] for m in ("EP", "RC"))  # type: ignore[arg-type]
     assert len(rows) == n_strategies * 3 * 2 * 2 * 2
     for rotated in ("model", "op_nbytes", "verify", "sync_copy"):
         for letter in "ABCDE":
-            mine = {row[rotated] for row in rows if row["npu_staging"] == letter}
+            mine = {row[rotated] for row in rows if row["staging"] == letter}
             assert mine == set(FACTORS[rotated])
