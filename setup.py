@@ -44,6 +44,7 @@ setup(
             extension("_native.direct"),
             extension("_native.dlpack"),
             extension("_native.files"),
+            extension("_native.gds"),
             extension("_native.io_pread"),
             extension("_native.io_uring"),
             extension("_native.landing"),

@@ -19,11 +19,14 @@ from ckptfmt._native.files import fallocate as fallocate
 from ckptfmt._native.files import pread_into as pread_into
 from ckptfmt._native.files import rename_exchange as rename_exchange
 from ckptfmt._native.files import resident_nbytes as resident_nbytes
+from ckptfmt._native.gds import CuFile as CuFile
+from ckptfmt._native.gds import open_cufile as open_cufile
 from ckptfmt._native.memory import Memory as Memory
 from ckptfmt._native.memory import Region as Region
 
 __all__ = [
     "Acl",
+    "CuFile",
     "Cudart",
     "Engine",
     "Memory",
@@ -39,6 +42,7 @@ __all__ = [
     "io_uring_errno",
     "open_acl",
     "open_cuda",
+    "open_cufile",
     "pread_into",
     "rename_exchange",
     "resident_nbytes",
@@ -162,6 +166,16 @@ class Engine:
     @property
     def workers(self) -> int:
         """How many threads were announced."""
+    def read_there(self, device: int, files: CuFile) -> None:
+        """Have buffered ops read straight into a GPU's memory, before any thread works.
+
+        Parameters
+        ----------
+        device : int
+            Its number; the ops' addresses are its own.
+        files : CuFile
+            The plan's files, in their order.
+        """
     def work(self) -> None:
         """Read until the plan ends, something fails, or :meth:`stop`; without the GIL.
 

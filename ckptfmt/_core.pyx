@@ -14,8 +14,9 @@ from libc.stdlib cimport calloc, free
 from ckptfmt._native.atomic cimport fetch_add, load_flag, set_flag
 from ckptfmt._native.device cimport Fault
 from ckptfmt._native.device_acl cimport acl_ops
-from ckptfmt._native.device_cuda cimport cuda_ops
+from ckptfmt._native.device_cuda cimport cuda_enter, cuda_ops
 from ckptfmt._native.direct cimport NO_MORE, begin, complete, give_back
+from ckptfmt._native.gds cimport CuFile as CCuFile, gds_read
 from ckptfmt._native.io cimport IoOps
 from ckptfmt._native.io_pread cimport pread_ops
 from ckptfmt._native.io_uring cimport uring_ops, uring_probe
@@ -23,6 +24,7 @@ from ckptfmt._native.landing cimport read_buffered
 from ckptfmt._native.memory cimport Memory as CMemory
 from ckptfmt._native.run cimport (
     CHECKSUM, DEVICE, FILE_ENDED, READ_FAILED, Block, Copy, Event, ReadOp, Run, fail,
+    fail_device,
 )
 from ckptfmt._native.staging cimport lane_close, lane_open, send, slot_address, take_back
 from ckptfmt._native.worker cimport Slot, Worker
@@ -36,12 +38,13 @@ from ckptfmt._native.dlpack import capsule
 from ckptfmt._native.files import (
     cached_nbytes, dio_alignment, fallocate, pread_into, rename_exchange, resident_nbytes,
 )
+from ckptfmt._native.gds import CuFile, open_cufile
 from ckptfmt._native.memory import Memory, Region
 
 __all__ = [
-    "Acl", "Cudart", "Engine", "Memory", "Region", "acl_has", "cached_nbytes", "capsule", "crc32c",
-    "crc32c_combine", "crc32c_implementation", "dio_alignment", "fallocate", "io_uring_errno",
-    "open_acl", "open_cuda", "pread_into", "rename_exchange", "resident_nbytes",
+    "Acl", "CuFile", "Cudart", "Engine", "Memory", "Region", "acl_has", "cached_nbytes", "capsule",
+    "crc32c", "crc32c_combine", "crc32c_implementation", "dio_alignment", "fallocate", "io_uring_errno",
+    "open_acl", "open_cuda", "open_cufile", "pread_into", "rename_exchange", "resident_nbytes",
 ]
 
 cdef char *buffered_address(Run *run, Worker *w, int64_t i, unsigned s) noexcept nogil:
@@ -112,6 +115,7 @@ cdef void work(Run *run, Worker *w) noexcept nogil:
 cdef void run_worker(Run *run, const IoOps *table) noexcept nogil:
     """Open what a worker owns, work, close it. Without its ring a worker goes on with pread."""
     cdef Worker w
+    cdef Fault fault
     cdef int code
     w.number = <int>fetch_add(&run.next_worker, 1)
     w.table = table
@@ -132,7 +136,9 @@ cdef void run_worker(Run *run, const IoOps *table) noexcept nogil:
     if code != 0:
         fail(run, READ_FAILED, 0, code, 0)
     else:
-        if run.device == NULL:
+        if run.read_there != NULL and cuda_enter(run.device_number, &fault) != 0:
+            fail_device(run, 0, &fault)
+        elif run.device == NULL:
             work(run, &w)
         elif lane_open(run, &w.lane, w.number):
             work(run, &w)
@@ -150,6 +156,7 @@ def io_uring_errno():
 cdef class Engine:
     cdef Run run
     cdef CMemory scratch
+    cdef object known_files
     cdef const unsigned char[::1] ops, blocks, direct_fds, buffered_fds, copies, copy_begins
     cdef const unsigned char[::1] drop_behind
     cdef unsigned char[::1] found, dirty, events
@@ -206,6 +213,13 @@ cdef class Engine:
         run.bounce = <char *><uintptr_t>bounce
         run.after = <void *><uintptr_t>after
         run.copy_now = copy_now
+
+    def read_there(self, device, files):
+        cdef CCuFile known = files
+        self.known_files = known
+        self.run.device_number = device
+        self.run.handles = known.handles
+        self.run.read_there = gds_read
 
     def work(self):
         cdef const IoOps *table = uring_ops() if self.io == "io_uring" else pread_ops()

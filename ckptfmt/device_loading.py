@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ckptfmt import device_plan, engine, page_cache, staging, tensors
+from ckptfmt._core import CuFile
 from ckptfmt.dtypes import DTYPES, to_torch
 from ckptfmt.errors import OptionError
 from ckptfmt.pool import HUGE_NBYTES, borrowed, pool_nbytes
@@ -200,20 +201,8 @@ def _prepare(
     extents, mine = request.files.extents, destination.extents
     crcs, options = request.files.crcs, request.options
     chosen = staging.choose(device, partitions, options)
-    if chosen.letter == "E":
-        device.wait_for_torch()  # the processor writes at once, whatever torch has queued before
-        plan = plan_read(
-            extents, mine, destination.addresses, crcs, op_nbytes=options.op_nbytes,
-            room=np.minimum(extents.span[mine], destination.room),
-        )  # fmt: skip
-        part = replace(request, options=replace(options, reads="buffered"))
-        reading = part.reading(plan, destination.keep)
-        reading.drop_behind = [page_cache.is_cold(p.fd) for p in partitions]
-        for partition, cold in zip(partitions, reading.drop_behind, strict=True):
-            if cold:  # in the end once more, what stood across the ends of reads
-                held.callback(page_cache.drop, partition.fd)
-        reading.device = device.name
-        return reading, chosen, 0
+    if chosen.letter in "EG":
+        return _read_there(request, destination, held, chosen.letter), chosen, 0
     # Addresses that mirror the files: what lies together in a file is read together.
     starts = np.cumsum([0, *(p.file_nbytes for p in partitions[:-1])], dtype=np.int64)
     plan = plan_read(
@@ -243,6 +232,36 @@ def _prepare(
         sharing=pools,
     )  # fmt: skip
     return reading, chosen, pool.host_nbytes
+
+
+def _read_there(
+    request: Request, destination: Destination, held: ExitStack, letter: str
+) -> Reading:
+    """Reads that go straight to where the bytes stay, by the processor or by the GPU's driver."""
+    device, extents, mine = destination.device, request.files.extents, destination.extents
+    partitions, options = request.files.partitions, request.options
+    device.wait_for_torch()  # bytes are written at once, whatever torch has queued before
+    plan = plan_read(
+        extents, mine, destination.addresses, request.files.crcs, op_nbytes=options.op_nbytes,
+        room=np.minimum(extents.span[mine], destination.room),
+    )  # fmt: skip
+    part = replace(request, options=replace(options, reads="buffered"))
+    reading = part.reading(plan, destination.keep)
+    reading.device, reading.number = device.name, device.number
+    if letter == "G":
+        if reading.verify:
+            raise OptionError(
+                f"{device.name}: staging G leaves no bytes to verify in host memory",
+                hint="load with verify=False, or without CKPTFMT_CUDA_STAGING=G",
+            )
+        with device.current():
+            reading.cufile = CuFile([p.direct_fd for p in partitions], partitions)
+        return reading
+    reading.drop_behind = [page_cache.is_cold(p.fd) for p in partitions]
+    for partition, cold in zip(partitions, reading.drop_behind, strict=True):
+        if cold:  # in the end once more, what stood across the ends of reads
+            held.callback(page_cache.drop, partition.fd)
+    return reading
 
 
 def _useful(plan: ReadPlan, options: LoadOptions, copy_now: bool, pools: int) -> int:

@@ -97,6 +97,8 @@ class _Running:
             drop_behind=bytes(reading.drop_behind) if any(reading.drop_behind) else None,
             events=None if self.events is None else self.events.data,
         )  # fmt: skip
+        if reading.cufile is not None:
+            self.engine.read_there(reading.number, reading.cufile)
         if transfer is not None:
             copies, begins = transfer.copies(replace(plan, ops=ops))
             self.engine.send_to(

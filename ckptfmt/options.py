@@ -96,7 +96,7 @@ class LoadOptions:
     npu_staging : str
         How bytes reach an NPU: ``auto``, or one of ``A`` to ``E`` (docs/devices.md).
     cuda_staging : str
-        How bytes reach a GPU: ``auto``, or one of ``A``, ``C`` and ``D``.
+        How bytes reach a GPU: ``auto``, or one of ``A``, ``C``, ``D`` and ``G``.
     pool_nbytes : int
         Host memory that reads on their way to a device may take, for each device.
     sync_copy : bool
@@ -109,7 +109,7 @@ class LoadOptions:
     depth: int = 8
     op_nbytes: int = 4 << 20
     npu_staging: Literal["auto", "A", "B", "C", "D", "E"] = "auto"
-    cuda_staging: Literal["auto", "A", "C", "D"] = "auto"
+    cuda_staging: Literal["auto", "A", "C", "D", "G"] = "auto"
     pool_nbytes: int = 256 << 20
     sync_copy: bool = False
 
@@ -122,7 +122,7 @@ class LoadOptions:
         if self.op_nbytes % layout.BLOCK_NBYTES:
             raise OptionError(f"op_nbytes is {self.op_nbytes}, expected a multiple of 1 MiB")
         _one_of("npu_staging", self.npu_staging, ("auto", "A", "B", "C", "D", "E"))
-        _one_of("cuda_staging", self.cuda_staging, ("auto", "A", "C", "D"))
+        _one_of("cuda_staging", self.cuda_staging, ("auto", "A", "C", "D", "G"))
         _in_range("pool_nbytes", self.pool_nbytes, 16 << 20, 64 << 30)
         _one_of("sync_copy", self.sync_copy, (False, True))
 

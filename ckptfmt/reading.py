@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from ckptfmt._core import CuFile
     from ckptfmt.options import LoadOptions
     from ckptfmt.partitions import Partition
     from ckptfmt.read_plan import ReadPlan
@@ -108,6 +109,8 @@ class Reading:
         For each partition: leave nothing in the page cache of what was read through it.
     device : str
         Where the bytes end up, for statistics and traces.
+    cufile : CuFile or None
+        Read straight into the memory of the GPU `number`.
     trace : list or None
         One :class:`Trace` is added of what the workers did.
     """
@@ -123,6 +126,8 @@ class Reading:
     drop_behind: Sequence[bool] = ()
     device: str = "cpu"
     trace: list[Trace] | None = None
+    cufile: CuFile | None = None
+    number: int = 0
 
     def choose_reads(self) -> tuple[ReadPlan, npt.NDArray[np.bool_], dict[str, FileStrategy]]:
         """The plan, cut where the way of reading changes within an op, and which ops go direct."""

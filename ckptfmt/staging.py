@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptfmt import _core
+from ckptfmt import _core, gds
 from ckptfmt.errors import CleanupWarning, DeviceError, OptionError
 from ckptfmt.input_file import SECTOR
 from ckptfmt.pool import HUGE_NBYTES, Pool
@@ -38,6 +38,7 @@ WHAT = {
         "A": "own huge pages registered with cudaHostRegister, direct reads, asynchronous copies",
         "C": "cudaHostAlloc, direct reads by way of own memory, asynchronous copies",
         "D": "own huge pages, direct reads, copies waited for one by one",
+        "G": "reads straight into the GPU's memory, by cuFile (GPUDirect Storage)",
     },
 }
 
@@ -122,6 +123,8 @@ def _choose(device: Accelerator, partitions: Sequence[Partition], wanted: str) -
             )
         return Staging(device.kind, wanted, ("asked for",))
     reasons: list[str] = []
+    if device.kind == "cuda":  # nobody has seen it be faster here, so it has to be asked for
+        reasons.append(f"GPUDirect Storage: {gds.missing() or 'CKPTFMT_CUDA_STAGING=G tries it'}")
     for letter in device.stagings:
         reason = _refusal(device, partitions, letter)
         if not reason:
@@ -136,6 +139,8 @@ def _with_direct(partitions: Sequence[Partition]) -> Partition | None:
 
 def _refusal(device: Accelerator, partitions: Sequence[Partition], letter: str) -> str:
     """Try a strategy on 2 MiB: why it does not work, empty if it does."""
+    if letter == "G":
+        return gds.refusal() or _try_gds(device, partitions)
     if letter == "E":
         return _try_in_place(device, partitions[0])
     try:
@@ -150,6 +155,19 @@ def _refusal(device: Accelerator, partitions: Sequence[Partition], letter: str) 
         if not error.call:
             raise
         return error.message
+    return ""
+
+
+def _try_gds(device: Accelerator, partitions: Sequence[Partition]) -> str:
+    """Whether the files' system has a part in it."""
+    direct = [p.direct_fd for p in partitions if p.direct_fd >= 0]
+    if len(direct) < len(partitions):
+        return "not all files can be read directly"
+    try:
+        with device.current():
+            _core.CuFile(direct[:1])
+    except OSError as error:
+        return str(error)
     return ""
 
 

@@ -36,7 +36,7 @@ mapfile -t shell < <(git ls-files '*.sh' .ci/run)
 native=(
     ckptfmt._core ckptfmt._native.acl_control ckptfmt._native.acl_symbols
     ckptfmt._native.checksum ckptfmt._native.cuda_control ckptfmt._native.cuda_symbols
-    ckptfmt._native.dlpack ckptfmt._native.files ckptfmt._native.memory
+    ckptfmt._native.dlpack ckptfmt._native.files ckptfmt._native.gds ckptfmt._native.memory
 )
 
 check ruff check .

@@ -15,14 +15,20 @@ cdef struct Queue:
     void **events
 
 
+cdef int cuda_enter(int device, Fault *fault) noexcept nogil:
+    """Bring this thread, which is a worker's own, to a device."""
+    cdef int code = cuda.set_device(device)
+    return cuda_failed(fault, b"cudaSetDevice", code) if code != 0 else 0
+
+
 cdef int cuda_open(void **queue, int device, void *after, unsigned slots,
                    Fault *fault) noexcept nogil:
     cdef Queue *self
     cdef Fault second
-    cdef int code = cuda.set_device(device)      # of this thread, which is the worker's own
+    cdef int code
     cdef unsigned i
-    if code != 0:
-        return cuda_failed(fault, b"cudaSetDevice", code)
+    if cuda_enter(device, fault) != 0:
+        return 1
     self = <Queue *>calloc(1, sizeof(Queue) + slots * sizeof(void *))
     if self == NULL:
         return cuda_failed(fault, b"calloc", CUDA_OUT_OF_MEMORY)

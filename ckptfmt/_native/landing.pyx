@@ -81,8 +81,13 @@ cdef bint read_buffered(Run *run, int worker, int64_t i, char *base, size_t fill
             break
         if load_flag(&run.stop):
             return False
-        target = min(<size_t>op.nbytes - filled, <size_t>STEP)
-        got = pread_retry(fd, base + filled, target, op.offset + <long long>filled)
+        target = <size_t>op.nbytes - filled
+        if run.read_there != NULL:
+            got = run.read_there(run.handles[op.file], base + filled, target,
+                                 op.offset + <long long>filled)
+        else:
+            target = min(target, <size_t>STEP)
+            got = pread_retry(fd, base + filled, target, op.offset + <long long>filled)
         if got == 0:
             fail(run, FILE_ENDED, i, ENODATA, op.first_block)
             return False

@@ -65,6 +65,10 @@ cdef struct Run:              # no lock: constants, counters, a flag and a latch
     unsigned n_slots          # of each worker, `depth` or more
     bint verify
     const unsigned char *drop_behind  # of which files nothing read is to stay in the page cache
+    # Reads straight into a GPU's memory, as pread, with what each file is known by; or NULL.
+    long long (*read_there)(void *handle, void *address, size_t nbytes,
+                            long long offset) noexcept nogil
+    void **handles
     const DeviceOps *device   # NULL: bytes stay where they were read to
     int device_number
     void *after               # what copies wait for

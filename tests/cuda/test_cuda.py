@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cuda.matrix import GPUS, case_of, small
+from tests.helpers import cuda_fake
 from tests.helpers.npu_cases import DEVICES, Case, Place, case, run_cases
 from tests.npu.conftest import Children
 
@@ -87,6 +88,7 @@ OWN = [
     case("gpu.no_device_is_woken"),
     case("gpu.torch_finds_no_error"),
     case("gpu.facts"),
+    case("gpu.direct_storage_is_told"),
 ]  # fmt: skip
 ALL = [*map(case_of, small()), *WAYS, *ORDER, *FAILURES, *OWN]
 
@@ -94,6 +96,14 @@ ALL = [*map(case_of, small()), *WAYS, *ORDER, *FAILURES, *OWN]
 @pytest.mark.parametrize(("place", "case"), [(GPUS, c) for c in ALL], ids=[str(c) for c in ALL])
 def test_gpus(place: Place, case: Case, children: Children) -> None:
     children.check(place, case)
+
+
+@pytest.mark.parametrize("fault", ["", "short", "fails", "no file", "no driver"])
+def test_direct_storage(fault: str, checkpoints: Path) -> None:
+    place = Place(variables=(("CKPTFMT_CUFILE_LIBRARY", cuda_fake.CUFILE),), kind="cuda")
+    wanted = [case("gpu.direct_storage", fault=fault), case("gpu.direct_storage_verifies_nothing")]
+    found = run_cases(place, wanted[: 1 if fault else 2], checkpoints)
+    assert not any(found.values()), "\n".join(found.values())
 
 
 @pytest.mark.parametrize(("n_devices", "device"), [(2, "cuda:0"), (1, "auto")])

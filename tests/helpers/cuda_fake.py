@@ -27,6 +27,7 @@ HERE = ROOT / "tests" / "fakes" / "cuda"
 #: Of the simulator below: the last one that has no wishes about where copies begin.
 BELOW = "9.1.0"
 NAME = "libcudart.so.13"
+CUFILE = "libcufile.so.0"
 
 
 def build() -> Path:
@@ -51,6 +52,10 @@ def build() -> Path:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir()
             _build_runtime(base / "objects", work)
+            _run(
+                maker.compiler(), "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared",
+                "-o", work / CUFILE, HERE / "cufile.c", work / NAME, "-Wl,-rpath,$ORIGIN",
+            )  # fmt: skip
             _build_torch(work)
             work.rename(folder)
     return folder

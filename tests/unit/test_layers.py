@@ -18,7 +18,7 @@ ORDER = """
     units selection dtypes layout index write_plan read_plan options rendering
     placement device_plan chips selftest_report
     input_file strategy partitions checkpoint_files reading engine tensors loading
-    acl_library cuda_library accelerator npu cuda devices pool staging machine
+    acl_library cuda_library gds accelerator npu cuda devices pool staging machine
     device_loading streaming fill checkpoint trial
     selftest_steps
     sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
@@ -31,7 +31,8 @@ POSITION = {f"ckptfmt.{name}": i for i, name in enumerate(ORDER)}
 #: They open no file and touch no device: what they decide can be tested by values.
 PURE = [
     "errors", "problems", "stats", "units", "selection", "dtypes", "layout", "index", "write_plan",
-    "read_plan", "options", "rendering", "acl_codes", "cuda_codes", "placement", "device_plan", "device_errors",
+    "read_plan", "options", "rendering", "acl_codes", "cuda_codes", "placement",
+    "device_plan", "device_errors",
     "chips", "selftest_report",
 ]  # fmt: skip
 #: Modules of the standard library that reach outside the process.

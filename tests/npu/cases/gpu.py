@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
 from unittest import mock
 
 import torch
@@ -16,6 +18,7 @@ from tests.npu.cases.expected import (
     D1,
     MODULE,
     check_all,
+    forget_probes,
     last_stats,
     load,
 )  # fmt: skip
@@ -83,6 +86,45 @@ def torch_finds_no_error() -> None:
         Simulator().fail("")
     assert Simulator().library.cudaPeekAtLastError() == 0
     assert (torch.ones(3, device=D0) + 1).cpu().tolist() == [2.0, 2.0, 2.0]
+
+
+def direct_storage(fault: str) -> None:
+    """By a fake libcufile: the right bytes, or why not."""
+    os.environ["FAKE_CUFILE"] = fault
+    forget_probes()
+    try:
+        found = load("large", D1, staging="G", verify=False)
+    except ckptfmt.OptionError as error:
+        assert {"no driver": "driver is not there", "no file": "5027"}[fault] in str(error), error
+        return
+    except ckptfmt.FileError as error:
+        assert (fault, error.errno) == ("fails", errno.EIO), error
+        return
+    finally:
+        del os.environ["FAKE_CUFILE"]
+    assert fault in ("", "short")
+    check_all(found, "large", D1)
+    stats = last_stats()
+    assert stats.staging.startswith("G: "), stats.staging
+    assert stats.verified_nbytes == 0
+
+
+def direct_storage_verifies_nothing() -> None:
+    """Bytes that nobody sees cannot be verified: refused rather than left out."""
+    forget_probes()
+    try:
+        load("large", D1, staging="G")
+    except ckptfmt.OptionError as error:
+        assert "verify=False" in (error.hint or "")
+    else:
+        raise AssertionError("not refused")
+
+
+def direct_storage_is_told() -> None:
+    """What is there of it, in the statistics of any load."""
+    forget_probes()
+    load("tiny", D0)
+    assert "GPUDirect Storage: no nvidia-fs driver" in last_stats().staging
 
 
 def facts() -> None:
