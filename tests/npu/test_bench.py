@@ -38,7 +38,7 @@ def test_record(runtime: None, tmp_path: Path) -> None:
     assert summary["paced"]["bottlenecks"] == ["device"]
     assert summary["memory"]["own_peak_nbytes"] > 0
     assert summary["board"]["met"]
-    assert summary["board"]["staging"] == [f"E: {staging.WHAT['E']} (asked for)"]
+    assert summary["board"]["staging"] == [f"E: {staging.WHAT['npu']['E']} (asked for)"]
     for run in record["runs"]:
         assert not any(run.get("account", {}).values())
 
