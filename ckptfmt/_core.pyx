@@ -44,7 +44,8 @@ from ckptfmt._native.memory import Memory, Region
 __all__ = [
     "Acl", "CuFile", "Cudart", "Engine", "Memory", "Region", "acl_has", "cached_nbytes", "capsule",
     "crc32c", "crc32c_combine", "crc32c_implementation", "dio_alignment", "fallocate",
-    "io_uring_errno", "open_acl", "open_cuda", "open_cufile", "pread_into", "rename_exchange", "resident_nbytes",
+    "io_uring_errno", "open_acl", "open_cuda", "open_cufile", "pread_into", "rename_exchange",
+    "resident_nbytes",
 ]
 
 cdef char *buffered_address(Run *run, Worker *w, int64_t i, unsigned s) noexcept nogil:

@@ -124,7 +124,7 @@ def _what_it_is(device: NpuFacts | GpuFacts) -> str:
     from ckptfmt.machine import GpuFacts  # noqa: PLC0415
 
     if isinstance(device, GpuFacts):
-        return f"an {device.model}, CUDA {device.runtime}, driver for {device.driver}"
+        return f"a {device.model}, CUDA {device.runtime}, driver for {device.driver}"
     return (
         f"physical device {device.physical}: {device.soc}, {device.run_mode} mode, "
         f"CANN {device.cann or 'unknown'}, driver {device.driver or 'unknown'}"

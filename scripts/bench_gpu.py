@@ -33,6 +33,10 @@ sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent))
 
 MiB = 1 << 20
+PROTOCOL = (
+    "processes that live through all rounds, device memory at hand, torch.cuda.synchronize before "
+    "and after"
+)
 #: For one load.
 PATIENCE_S = 90
 
@@ -287,6 +291,8 @@ def machine() -> dict[str, Any]:
     import torch
 
     query = "name,driver_version,memory.total,pcie.link.gen.max,pcie.link.width.max"
+    if shutil.which("nvidia-smi") is None:
+        return {"gpu": torch.cuda.get_device_name(0), "cuda": torch.version.cuda}
     done = subprocess.run(["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"],
                           capture_output=True, text=True, check=False)  # fmt: skip
     return {"gpu": done.stdout.strip(), "cuda": torch.version.cuda,
@@ -304,6 +310,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--loads", type=int, default=100,
                         help="into memory that was just used; 0 for no checks")  # fmt: skip
     parser.add_argument("--contenders", nargs="+", help="default: all that are installed")
+    parser.add_argument("--no-build", action="store_true", help="the package is there")
     parser.add_argument("--commit", help="of a copy that has no history")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
@@ -323,15 +330,15 @@ def main() -> None:
     """Build, make, check, race, write down."""
     given = parse()
     began = time.time()
-    build()
+    if not given.no_build:
+        build()
     given.folder.mkdir(parents=True, exist_ok=True)
     from bench.record import describe
 
     result: dict[str, Any] = {
-        "benchmark": "gpu", "layers": given.layers, "cold_layers": given.cold_layers,
-        "shrink": given.shrink, "protocol": "processes that live through all rounds, device memory "
-        "at hand, torch.cuda.synchronize before and after", **describe(given.folder),
-        **machine(),
+        "benchmark": "gpu", "model": "llama8b", "layers": given.layers,
+        "cold_layers": given.cold_layers, "shrink": given.shrink, "protocol": PROTOCOL,
+        **describe(given.folder), **machine(),
     }  # fmt: skip
     if given.commit:
         result["commit"] = given.commit

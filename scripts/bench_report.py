@@ -20,6 +20,7 @@ from bench.aims import aims_of
 
 ROOT = HERE.parent
 NUMBERS = re.compile(r"(<!-- numbers -->\n).*?(<!-- /numbers -->)", re.DOTALL)
+GPU_NUMBERS = re.compile(r"(<!-- GPU numbers -->\n).*?(<!-- /GPU numbers -->)", re.DOTALL)
 CEILINGS = {"cold": "ceiling-direct", "warm": "ceiling-buffered"}
 LABELS = {
     "ckptfmt": "**ckptfmt**, verified",
@@ -43,6 +44,15 @@ LABELS = {
     "tensorizer": "tensorizer",
 }
 MAPPED = {"ckptfmt-mmap", "safetensors", "torch-mmap"}
+GPU_LABELS = {
+    "ceiling-link": "ceiling: pinned memory to the device, pieces of 1 GiB",
+    "ceiling-link-2": "ceiling: the same, two streams, pieces of 32 MiB",
+    "ceiling-disk-8": "ceiling: C, O_DIRECT io_uring to host memory, 8 in flight",
+    "ceiling-disk-32": "ceiling: the same, 32 in flight",
+    "safetensors": "safetensors `load_file`",
+    "instanttensor": "InstantTensor",
+    "instanttensor-buffered": "InstantTensor, `BUFFERED`",
+}
 NPU_LABELS = {
     "cpu": "to the CPU",
     "open": "one device, its link as fast as it goes",
@@ -152,6 +162,23 @@ def npu_table(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def gpu_table(record: dict[str, Any], state: str) -> list[str]:
+    """The Markdown table of loads to a GPU."""
+    lines = [
+        f"| {state} | GB/s, median (min – max) | ckptfmt ÷ this | first load | n |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    ratios = record["summary"].get(f"ckptfmt {state}", {}).get("rate_to", {})
+    for name, f in rows_of(record, state):
+        label = GPU_LABELS.get(name) or LABELS[name]
+        first = f"{f['first_gb_s']:.2f}" if f["first_gb_s"] else "–"
+        lines.append(
+            f"| {label} | {f['gb_s']:.2f} ({f['gb_s_min']:.2f} – {f['gb_s_max']:.2f}) | "
+            f"{ratios.get(name, 1.0):.2f} | {first} | {f['n']} |"
+        )
+    return lines
+
+
 def aims_table(records: list[dict[str, Any]]) -> list[str]:
     """What is aimed at, and what was reached, of all records."""
     lines = ["| | model | aim | reached | |", "| --- | --- | --- | --- | --- |"]
@@ -185,6 +212,7 @@ def main() -> None:
     given = parser.parse_args()
     text = ["# Benchmarks", "", "Made by `scripts/bench_report.py` from the records beside it.", ""]
     short: list[str] = []
+    gpu: dict[str, Any] | None = None
     records = {path: json.loads(path.read_text()) for path in sorted(given.records)}
     text += ["## Aims", "", "Medians of the ratios within each round.", ""]
     text += [*aims_table(list(records.values())), ""]
@@ -192,6 +220,13 @@ def main() -> None:
         text += [f"## {record['benchmark']}: {record['model']}", "", describe(record), ""]
         if record["benchmark"] == "convert":
             text += [*convert_table(record), ""]
+            continue
+        if record["benchmark"] == "gpu":
+            text += [f"{record['gpu']} (driver, MiB, PCIe), CUDA {record['cuda']}. "
+                     f"{record['protocol']}.", ""]  # fmt: skip
+            for state in ("warm", "cold"):
+                text += [*gpu_table(record, state), ""]
+            gpu = record
             continue
         if record["benchmark"] == "npu":
             text += [f"**Links and devices are simulated.** {record['protocol']}.", ""]
@@ -217,9 +252,11 @@ def main() -> None:
             "",
         ]
         old = given.readme.read_text()
-        given.readme.write_text(
-            NUMBERS.sub(lambda m: m[1] + "\n".join(table) + "\n" + m[2], old, count=1)
-        )
+        new = NUMBERS.sub(lambda m: m[1] + "\n".join(table) + "\n" + m[2], old, count=1)
+        if gpu is not None:
+            shown = [line for state in ("warm", "cold") for line in [*gpu_table(gpu, state), ""]]
+            new = GPU_NUMBERS.sub(lambda m: m[1] + "\n".join(shown) + "\n" + m[2], new, count=1)
+        given.readme.write_text(new)
 
 
 def readme_rows(record: dict[str, Any], state: str) -> list[str]:

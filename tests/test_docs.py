@@ -17,6 +17,7 @@ import ckptfmt
 from tests.helpers.children import run_child
 from tests.helpers.documents import DOCUMENTS, ROOT, Block, anchors, blocks, links, write_qwen
 from tests.helpers.models import equal_bits
+from tests.helpers.on_gpus import run_on_gpus
 from tests.helpers.simulator import environment
 from tests.helpers.torch_npu import MISSING, PYTHON
 
@@ -70,7 +71,7 @@ def test_every_block_of_a_document_runs(document: Path, workplace: Path) -> None
         (workplace / "qwen.ckpt").rename(workplace / "made-before.ckpt")
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(document):
-        if block.reason or block.needs_npu:
+        if block.reason or block.needs_npu or block.needs_gpu:
             continue
         if block.language == "sh":
             run_shell(block)
@@ -94,6 +95,16 @@ def test_every_block_for_an_npu_runs_on_the_simulator(
             code += block.text
     if code:
         run_shell(Block(document, 0, "sh", f"python - <<'END'\n{code}\nEND\n"))
+
+
+FOR_GPUS = [b for document in DOCUMENTS for b in blocks(document) if b.needs_gpu]
+
+
+@pytest.mark.parametrize("block", FOR_GPUS, ids=lambda b: f"{b.document.name}:{b.line}")
+def test_blocks_for_a_gpu_run_on_the_fake(block: Block, workplace: Path) -> None:
+    assert block.language == "python"
+    done = run_on_gpus("-", stdin=block.text, cwd=workplace)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

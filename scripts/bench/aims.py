@@ -48,6 +48,8 @@ def aims_of(record: dict[str, Any]) -> Iterator[Aim]:
                 yield Aim("convert ÷ `cp` and fsync, cold source", 0.85, figures["rate_to_cp"])
     elif kind == "npu":
         yield from _npu(record["summary"])
+    elif kind == "gpu":
+        yield from _gpu(record)
     else:
         yield from _loads(record)
 
@@ -119,6 +121,38 @@ def _per_tensor(record: dict[str, Any]) -> Iterator[Aim]:
     opens = [run["open_seconds"] for run in runs.values() if "open_seconds" in run]
     if opens:
         yield Aim("opening them, seconds", 0.6, statistics.median(opens), at_most=True)
+
+
+def _gpu(record: dict[str, Any]) -> Iterator[Aim]:
+    summary = record["summary"]
+    ceilings = {"warm": ("ceiling-link", "ceiling-link-2"),
+                "cold": ("ceiling-disk-8", "ceiling-disk-32")}  # fmt: skip
+    aims = {"warm": ("warm, verified ÷ pinned copies", 0.90),
+            "cold": ("cold, verified ÷ C, `O_DIRECT`, to host memory", 0.95)}  # fmt: skip
+    for state, (what, asked) in aims.items():
+        mine = summary.get(f"ckptfmt {state}")
+        if mine is None:
+            continue
+        there = [n for n in ceilings[state] if f"{n} {state}" in summary]
+        if there:
+            best = max(there, key=lambda n: summary[f"{n} {state}"]["gb_s"])
+            yield Aim(what, asked, mine["rate_to"][best])
+        peers = {n: r for n, r in mine["rate_to"].items() if not n.startswith((*OURS[:1], "ceil"))}
+        if peers:
+            least = min(peers, key=peers.__getitem__)
+            yield Aim(f"{state}, verified ÷ the fastest of {len(peers)} peers ({least})", 1.0,
+                      peers[least])  # fmt: skip
+        if state == "warm" and "safetensors" in peers:
+            yield Aim("warm, verified ÷ safetensors as it comes", 5, peers["safetensors"])
+        yield Aim(f"{state}, first load: host memory beyond the pool, MiB", 200,
+                  mine["first_host_mib_beyond_pool"], at_most=True)  # fmt: skip
+    checks = record.get("checks", {})
+    if "wrong" in checks.get("reuse", {}):
+        yield Aim(f"{checks['reuse']['loads']} loads into memory just used: wrong", 0,
+                  checks["reuse"]["wrong"], at_most=True)  # fmt: skip
+    if "exit" in checks.get("sanitizer", {}):
+        yield Aim("a load under compute-sanitizer: its exit status", 0,
+                  checks["sanitizer"]["exit"], at_most=True)  # fmt: skip
 
 
 def _npu(summary: dict[str, Any]) -> Iterator[Aim]:

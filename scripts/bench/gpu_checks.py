@@ -30,7 +30,7 @@ def main() -> None:
     wanted = {}
     for file in sorted(checkpoint.with_name(checkpoint.name.removesuffix(".ckpt"))
                        .glob("*.safetensors")):  # fmt: skip
-        wanted |= load_file(file, device=DEVICE)
+        wanted |= {name: tensor.to(DEVICE) for name, tensor in load_file(file).items()}
     other = torch.cuda.Stream()
     wrong = 0
     for number in range(loads):

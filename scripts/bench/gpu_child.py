@@ -78,8 +78,8 @@ def compare(run: Any, files: list[str]) -> dict[str, Any]:
     found = run()
     n = wrong = 0
     for file in files:
-        for name, tensor in load_file(file, device=DEVICE).items():
-            mine = found.pop(name)
+        for name, on_host in load_file(file).items():
+            tensor, mine = on_host.to(DEVICE), found.pop(name)
             same = mine.dtype == tensor.dtype and mine.shape == tensor.shape
             n += 1
             wrong += not (same and torch.equal(mine.view(torch.int16), tensor.view(torch.int16)))

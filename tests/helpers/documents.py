@@ -16,6 +16,8 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 NOT_RUN = "# Not run by the tests of this text: "
 #: How one begins that is run by the Python that has torch_npu, on the simulated runtime.
 ON_NPU = "# Needs an NPU; the tests of this text simulate one."
+#: How one begins that is run on the fake CUDA.
+ON_GPU = "# Needs a GPU; the tests of this text fake one."
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -41,6 +43,11 @@ class Block:
     def needs_npu(self) -> bool:
         """Whether it is for an NPU."""
         return self.text.startswith(ON_NPU)
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether it is for a GPU."""
+        return self.text.startswith(ON_GPU)
 
 
 def blocks(document: Path) -> list[Block]:
