@@ -76,16 +76,23 @@ def checkpoints(runtime: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture(scope="session")
 def children(request: pytest.FixtureRequest, checkpoints: Path) -> Iterator[Children]:
     """For tests with the parameters `place` and `case`."""
-    wanted: dict[Place, list[Case]] = {}
-    for item in request.session.items:
-        given = getattr(item, "callspec", None)
-        if given is not None and {"place", "case"} <= given.params.keys():
-            cases = wanted.setdefault(given.params["place"], [])
-            if given.params["case"] not in cases:
-                cases.append(given.params["case"])
-    running = Children(wanted, checkpoints)
+    running = Children(wanted(request, "npu"), checkpoints)
     yield running
     running.close()
+
+
+def wanted(request: pytest.FixtureRequest, kind: str) -> dict[Place, list[Case]]:
+    """All that the tests of this run ask for, on one kind of device."""
+    found: dict[Place, list[Case]] = {}
+    for item in request.session.items:
+        given = getattr(item, "callspec", None)
+        if given is None or not {"place", "case"} <= given.params.keys():
+            continue
+        if given.params["place"].kind == kind:
+            cases = found.setdefault(given.params["place"], [])
+            if given.params["case"] not in cases:
+                cases.append(given.params["case"])
+    return found
 
 
 @pytest.fixture(scope="session")
