@@ -18,7 +18,7 @@ from ckptfmt.errors import OptionError
 from ckptfmt.pool import HUGE_NBYTES, borrowed, pool_nbytes
 from ckptfmt.read_plan import plan_read
 from ckptfmt.reading import MAX_SENDING_THREADS, MAX_THREADS, Transfer
-from ckptfmt.stats import LoadStats
+from ckptfmt.stats import FileStrategy, LoadStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -182,6 +182,10 @@ def read_to(
             reading.trace = traces
         readings = [reading for reading, _, _ in prepared]
         found = engine.run_together(readings, request.progress, meanwhile)
+    found = [
+        _past_the_host(stats) if chosen.letter == "G" else stats
+        for stats, (_, chosen, _) in zip(found, prepared, strict=True)
+    ]
     parts = [
         replace(stats, staging=str(chosen), peak_pool_nbytes=nbytes, devices=(d.device.name,))
         for stats, d, (_, chosen, nbytes) in zip(found, destinations, prepared, strict=True)
@@ -262,6 +266,15 @@ def _read_there(
         if cold:  # in the end once more, what stood across the ends of reads
             held.callback(page_cache.drop, partition.fd)
     return reading
+
+
+def _past_the_host(stats: LoadStats) -> LoadStats:
+    """Statistics of GPUDirect Storage, whose reads the engine takes for its own."""
+    files = {
+        name: FileStrategy(direct_nbytes=file.buffered_nbytes, reason="GPUDirect Storage")
+        for name, file in stats.files.items()
+    }
+    return replace(stats, engine="cuFile", engine_reason="", files=files)
 
 
 def _useful(plan: ReadPlan, options: LoadOptions, copy_now: bool, pools: int) -> int:

@@ -204,7 +204,7 @@ def _take(device: Accelerator, letter: str, nbytes: int) -> Pool | None:
             _kept.clear()
             _kept_by = os.getpid()
         mine = [p for p in _kept if (p.device.kind, p.letter) == (device.kind, letter)]
-        mine.sort(key=lambda p: (p.nbytes < nbytes, -p.nbytes))
+        mine.sort(key=lambda p: (p.nbytes < nbytes, p.nbytes))
         if not mine:
             return None
         _kept.remove(mine[0])

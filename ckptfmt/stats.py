@@ -37,7 +37,7 @@ class LoadStats:
     seconds : float
         From the plan to the last byte in place.
     engine : str
-        ``io_uring``, ``pread`` or ``mmap``: what really ran.
+        ``io_uring``, ``pread``, ``mmap`` or ``cuFile``: what really ran.
     engine_reason : str
         Why it was not io_uring; empty if it was, or was not wanted.
     threads, depth, op_nbytes : int

@@ -106,7 +106,9 @@ def direct_storage(fault: str) -> None:
     check_all(found, "large", D1)
     stats = last_stats()
     assert stats.staging.startswith("G: "), stats.staging
-    assert stats.verified_nbytes == 0
+    assert (stats.engine, stats.verified_nbytes) == ("cuFile", 0)
+    for file in stats.files.values():
+        assert file.direct_nbytes > 0 == file.buffered_nbytes, file
 
 
 def direct_storage_verifies_nothing() -> None:
