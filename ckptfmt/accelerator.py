@@ -109,7 +109,8 @@ class Accelerator(ABC):
     def empties(self, sizes: Iterable[int]) -> list[Any]:
         """Several of them; going to the stream and back takes longer than allocating."""
         torch, found = self._torch, []
-        with self._torch_calls("it cannot be made current"), self._module.stream(self._stream):
+        # The device first: going back from a stream of another one wakes that.
+        with self.current(), self._module.stream(self._stream):
             for nbytes in sizes:
                 with self.allocating(nbytes):
                     found.append(torch.empty(nbytes, dtype=torch.uint8, device=self.name))

@@ -212,8 +212,8 @@ class Checkpoint:
         Parameters
         ----------
         target : torch.nn.Module or mapping of str to Tensor or ndarray
-            What to fill. Contiguous CPU memory of the stored dtype is read into directly; other
-            tensors are copied into, one at a time.
+            What to fill. Contiguous memory of the stored dtype, on the CPU, an NPU or a GPU, is
+            filled directly; other tensors are copied into, one at a time.
         strict : bool
             Whether names missing here or unexpected there are errors. A name whose memory is filled
             under another (tied weights) is not missing.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ckptfmt.index import Index
     from ckptfmt.loading import Request
     from ckptfmt.options import LoadOptions
+    from ckptfmt.partitions import Partition
     from ckptfmt.read_plan import ReadPlan
     from ckptfmt.reading import Reading
     from ckptfmt.trace import Trace
@@ -217,7 +218,7 @@ def _prepare(
     limit = pool_nbytes(
         options, chosen.letter, shared=device.is_shared, pools=pools, of_device=of_device
     )
-    limit = min(limit, _useful(plan, options, copy_now, pools))
+    limit = min(limit, _useful(plan, options, copy_now=copy_now, kind=device.kind, pools=pools))
     pool = held.enter_context(borrowed(device, chosen.letter, limit))
     # One that was kept may be larger than what this load may have.
     usable = min(pool.nbytes, -(-limit // HUGE_NBYTES) * HUGE_NBYTES)
@@ -258,8 +259,7 @@ def _read_there(
                 f"{device.name}: staging G leaves no bytes to verify in host memory",
                 hint="load with verify=False, or without CKPTFMT_CUDA_STAGING=G",
             )
-        with device.current():
-            reading.cufile = CuFile([p.direct_fd for p in partitions], partitions)
+        reading.cufile = _known_to_cufile(device, partitions, held)
         return reading
     reading.drop_behind = [page_cache.is_cold(p.fd) for p in partitions]
     for partition, cold in zip(partitions, reading.drop_behind, strict=True):
@@ -268,26 +268,50 @@ def _read_there(
     return reading
 
 
+def _known_to_cufile(
+    device: Accelerator, partitions: Sequence[Partition], held: ExitStack
+) -> CuFile:
+    """Files by descriptors of this load's own: libcufile takes each of them once."""
+    try:
+        fds = []
+        for partition in partitions:
+            fds.append(os.dup(partition.direct_fd))
+            held.callback(os.close, fds[-1])
+        with device.current():
+            cufile = CuFile(fds)
+    except OSError as error:
+        raise OptionError(
+            f"{device.name}: staging G cannot be had for {partitions[0].path}: {error}",
+            hint="CKPTFMT_CUDA_STAGING=auto takes what there is",
+        ) from error
+    held.callback(cufile.close)
+    return cufile
+
+
 def _past_the_host(stats: LoadStats) -> LoadStats:
     """Statistics of GPUDirect Storage, whose reads the engine takes for its own."""
     files = {
         name: FileStrategy(direct_nbytes=file.buffered_nbytes, reason="GPUDirect Storage")
         for name, file in stats.files.items()
     }
-    return replace(stats, engine="cuFile", engine_reason="", files=files)
+    return replace(
+        stats, engine="cuFile", engine_reason="", files=files, buffered_read_seconds=0.0,
+        disk_wait_seconds=stats.buffered_read_seconds,
+    )  # fmt: skip
 
 
-def _useful(plan: ReadPlan, options: LoadOptions, copy_now: bool, pools: int) -> int:
+def _useful(
+    plan: ReadPlan, options: LoadOptions, *, copy_now: bool, kind: str, pools: int
+) -> int:
     """A pool beyond this is never used: there are so many threads, with so many slots, at most."""
     largest = int(plan.ops["nbytes"].max()) + 4095
     ring = engine.choose_io(options)[0] == "io_uring"
     processors = len(os.sched_getaffinity(0))
     few = min(MAX_THREADS, processors) if ring and not copy_now else MAX_THREADS
-    many = max(few, min(MAX_SENDING_THREADS, processors // pools))
-    slots = max(
-        (options.threads or few) * engine.slots_of(options.depth if ring else 1),
-        (options.threads or many) * engine.slots_of(1),
-    )
+    slots = (options.threads or few) * engine.slots_of(options.depth if ring else 1)
+    if kind == "cuda" and not copy_now:  # more threads, if most is cached
+        many = min(MAX_SENDING_THREADS, processors // pools)
+        slots = max(slots, (options.threads or many) * engine.slots_of(1))
     return largest * min(len(plan.ops), slots)
 
 

@@ -72,7 +72,7 @@ class _Running:
         if n_direct == 0:
             io, reason = "pread", "nothing to read directly" if io == "io_uring" else reason
         self.io, self.io_reason = io, reason
-        self.threads = reading.threads(io, n_direct, len(ops))
+        self.threads = reading.threads(io, ops["nbytes"], n_direct)
         self.depth = options.depth if io == "io_uring" else 1
         slot_nbytes = int(ops["nbytes"].max() + 4095) // 4096 * 4096
         if transfer is not None:

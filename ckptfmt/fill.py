@@ -55,12 +55,19 @@ def _inspect(tensor: Any) -> _Target:
         shape = (*shape[:-1], shape[-1] * row.pack)
     lazy = tensor.is_conj() or tensor.is_neg()  # its memory holds other values than it shows
     device = str(tensor.device)
-    dense = tensor.device.type in ("cpu", "npu", "cuda") and tensor.is_contiguous() and not lazy
+    dense = _takes_reads(tensor.device.type) and tensor.is_contiguous() and not lazy
     if dense and tensor.device.type == "npu":
         dense = tensor.data_ptr() % COPY_ALIGNMENT == 0 and npu.is_plain(tensor)
     nbytes = tensor.numel() * tensor.element_size()
     address = tensor.data_ptr() if dense else 0
     return _Target(tensor, address, nbytes, dense, shape, row.name, device)
+
+
+def _takes_reads(kind: str) -> bool:
+    """Whether bytes can be brought straight to such devices; torch copies to all others."""
+    if kind == "cuda":  # ROCm's are called so, too
+        return dtypes.import_torch().version.cuda is not None
+    return kind in ("cpu", "npu")
 
 
 def _unfillable(tensor: Any) -> str | None:

@@ -68,6 +68,7 @@ class Pool:
         self.address = self.bounce = 0
         self._pinned = self._registered = 0
         self.memory = _host_memory(device, nbytes)
+        self.memory.keep_from_children()
         if letter == "C":
             self._pinned = self.address = device.runtime.malloc_host(nbytes)
             self.bounce = self.memory.address
@@ -75,10 +76,12 @@ class Pool:
         self.address = self.memory.address
         if letter in ("A", "B"):
             self._registered = self.address  # at first: what interrupts the call may come after it
+            _registered[self.address] = self.memory
             try:
                 device.register(self.address, nbytes, letter)
             except DeviceError:
                 self._registered = 0
+                del _registered[self.address]
                 raise
             except BaseException:
                 self.close()
@@ -109,6 +112,7 @@ class Pool:
             try:
                 if address:
                     release(address)
+                    _registered.pop(address, None)
                 setattr(self, held, 0)
             except DeviceError as error:
                 setattr(self, held, 0)
@@ -155,6 +159,9 @@ def _populate(memory: _core.Memory) -> None:
         starts = range(0, memory.nbytes, step)
         list(threads.map(lambda at: memory.populate(at, min(step, memory.nbytes - at)), starts))
 
+
+#: Memory that the runtime knows, by address: whatever becomes of its pool, it outlives that.
+_registered: dict[int, _core.Memory] = {}
 
 #: Memory that the device may still read.
 _LEAKED: list[object] = []

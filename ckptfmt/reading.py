@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 #: Reading threads at most; more only share the disk's and the memory's bandwidth.
 MAX_THREADS = 4
-#: Threads at most that take cached bytes to one device: a link such as PCIe 5 has room for what
-#: some ten processors copy and sum up.
+#: Threads at most that take cached bytes to one GPU: PCIe 5 has room for what some ten processors
+#: copy and sum up.
 MAX_SENDING_THREADS = 16
 
 
@@ -154,23 +154,32 @@ class Reading:
             )
         return plan, direct, files
 
-    def threads(self, io: str, n_direct: int, n_ops: int) -> int:
+    def threads(self, io: str, sizes: npt.NDArray[np.int64], n_direct: int) -> int:
         """As many as there are processors, up to four.
 
         Direct reads by pread are an exception: each holds its thread, so the queue is as deep as
-        there are threads. Another is what the page cache has on its way to a device.
+        there are threads; and so does a copy that is waited for. Another is what the page cache has
+        for a GPU.
+
+        Parameters
+        ----------
+        io : str
+            ``io_uring`` or ``pread``.
+        sizes : int64 array
+            Bytes of each op.
+        n_direct : int
+            How many of the first are read directly.
         """
         if self.options.threads:
-            return min(self.options.threads, n_ops)
-        if self.transfer is not None and self.transfer.copy_now:
-            return min(MAX_THREADS, n_ops)  # each copy holds its thread
-        if io == "pread" and n_direct:
-            return min(MAX_THREADS, n_ops)
+            return min(self.options.threads, len(sizes))
         processors = len(os.sched_getaffinity(0))
-        few = min(MAX_THREADS, processors, n_ops)
-        if self.transfer is None or 2 * n_direct > n_ops:
-            return few
-        return max(few, min(MAX_SENDING_THREADS, processors // self.transfer.sharing, n_ops))
+        waits = self.transfer is not None and self.transfer.copy_now
+        few = MAX_THREADS if waits or (io == "pread" and n_direct) else min(MAX_THREADS, processors)
+        many = 0
+        is_cached = 2 * int(sizes[:n_direct].sum()) <= int(sizes.sum())
+        if is_cached and self.transfer is not None and self.transfer.kind == "cuda" and not waits:
+            many = min(MAX_SENDING_THREADS, processors // self.transfer.sharing)
+        return min(max(few, many), len(sizes))
 
     def error(
         self,

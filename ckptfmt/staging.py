@@ -163,11 +163,14 @@ def _try_gds(device: Accelerator, partitions: Sequence[Partition]) -> str:
     direct = [p.direct_fd for p in partitions if p.direct_fd >= 0]
     if len(direct) < len(partitions):
         return "not all files can be read directly"
+    fd = os.dup(direct[0])  # loads in other threads have theirs
     try:
         with device.current():
-            _core.CuFile(direct[:1])
+            _core.CuFile([fd]).close()
     except OSError as error:
         return str(error)
+    finally:
+        os.close(fd)
     return ""
 
 

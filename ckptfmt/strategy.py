@@ -91,9 +91,11 @@ def _cached(fd: int, ops: npt.NDArray[np.void], query: Query) -> tuple[npt.NDArr
     """
     offsets, sizes = ops["offset"].tolist(), ops["nbytes"].tolist()
     if sum(sizes) >= SAMPLED_NBYTES:
-        for i in range(0, len(ops), SAMPLED_OPS):
+        for group in range(0, len(ops), SAMPLED_OPS):
+            # Another op of each group and another window of it: a pattern is not met by chance.
+            i = min(group + (group * 2654435761 >> 20) % SAMPLED_OPS, len(ops) - 1)
             window = min(WINDOW_NBYTES, sizes[i])
-            start = i * WINDOW_NBYTES % (sizes[i] - window + 1)  # anywhere in its op
+            start = group * 5 * WINDOW_NBYTES % (sizes[i] - window + 1) // 4096 * 4096
             if query(fd, offsets[i] + start, window) < window:
                 break
         else:

@@ -38,7 +38,7 @@ class Cudart:
     def free_host(self, address: int) -> None:
         """Undo :meth:`malloc_host`."""
     def copy(self, target: int, source: int, nbytes: int, *, to_device: bool) -> None:
-        """Copy and wait, on the default stream."""
+        """Copy, and wait until it has landed."""
     def copy_async(self, target: int, source: int, nbytes: int) -> None:
         """Queue one copy to the device on a stream of its own, as the engine's are; wait for it."""
     @property

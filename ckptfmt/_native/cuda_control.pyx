@@ -6,8 +6,8 @@ cimport cython
 from libc.stdint cimport uintptr_t
 
 from ckptfmt._native.cuda_symbols cimport (
-    CUDA_DEVICE_TO_HOST, CUDA_EVENT_FLAGS, CUDA_HOST_PORTABLE, CUDA_HOST_TO_DEVICE, cuda,
-    cuda_check, cuda_failed, need_cuda,
+    CUDA_DEVICE_TO_HOST, CUDA_EVENT_FLAGS, CUDA_HOST_PORTABLE, cuda, cuda_check, cuda_failed,
+    need_cuda,
 )
 from ckptfmt._native.device cimport DeviceOps, Fault, copy_one, raised
 from ckptfmt._native.device_cuda cimport cuda_ops
@@ -84,10 +84,13 @@ cdef class Cudart:
         cdef void *c_target = <void *><uintptr_t>target
         cdef void *c_source = <void *><uintptr_t>source
         cdef size_t c_nbytes = nbytes
-        cdef int code, kind = CUDA_HOST_TO_DEVICE if to_device else CUDA_DEVICE_TO_HOST
+        cdef int code
+        if to_device:                        # which cudaMemcpy need not wait for
+            self.copy_async(target, source, nbytes)
+            return
         with self.guard():
             with nogil:
-                code = cuda.memcpy(c_target, c_source, c_nbytes, kind)
+                code = cuda.memcpy(c_target, c_source, c_nbytes, CUDA_DEVICE_TO_HOST)
             cuda_check(b"cudaMemcpy", code)
 
     def copy_async(self, target, source, nbytes):

@@ -31,7 +31,7 @@ cdef int cuda_open(void **queue, int device, void *after, unsigned slots,
         return 1
     self = <Queue *>calloc(1, sizeof(Queue) + slots * sizeof(void *))
     if self == NULL:
-        return cuda_failed(fault, b"calloc", CUDA_OUT_OF_MEMORY)
+        return cuda_failed(fault, b"cuda: calloc", CUDA_OUT_OF_MEMORY)
     self.n_slots = slots
     self.events = <void **>(self + 1)
     code = cuda.create_stream(&self.stream, CUDA_STREAM_NON_BLOCKING)
@@ -66,11 +66,10 @@ cdef int cuda_copy(void *queue, void *target, size_t room, const void *source, s
 
 cdef int cuda_copy_now(void *queue, void *target, size_t room, const void *source, size_t nbytes,
                        Fault *fault) noexcept nogil:
-    cdef int code
-    if cuda_drain(queue, fault) != 0:            # the event that the stream waits for
+    # cudaMemcpy may be back before bytes from pageable memory have landed.
+    if cuda_copy(queue, target, room, source, nbytes, fault) != 0:
         return 1
-    code = cuda.memcpy(target, source, nbytes, CUDA_HOST_TO_DEVICE)
-    return cuda_failed(fault, b"cudaMemcpy", code) if code != 0 else 0
+    return cuda_drain(queue, fault)
 
 
 cdef int cuda_record(void *queue, unsigned slot, Fault *fault) noexcept nogil:

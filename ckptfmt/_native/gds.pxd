@@ -1,7 +1,6 @@
 cdef class CuFile:
     cdef void **handles
     cdef int n_handles
-    cdef object owner
 
 cdef long long gds_read(void *handle, void *address, size_t nbytes,
                         long long offset) noexcept nogil

@@ -14,14 +14,13 @@ def open_cufile(path: str) -> None:
 
 @final
 class CuFile:
-    """Files known to libcufile, until this dies.
+    """Files known to libcufile, until this is closed or dies.
 
     Parameters
     ----------
     fds : sequence of int
-        Opened for direct reads; they stay open at least as long.
-    owner : object, optional
-        Kept meanwhile.
+        Opened for direct reads, each known to libcufile by nobody else; they stay open at least as
+        long.
 
     Raises
     ------
@@ -31,4 +30,6 @@ class CuFile:
         The library has not been opened.
     """
 
-    def __init__(self, fds: Sequence[int], owner: object = None) -> None: ...
+    def __init__(self, fds: Sequence[int]) -> None: ...
+    def close(self) -> None:
+        """Have libcufile forget the files; only when nothing reads them."""

@@ -13,6 +13,7 @@ import os
 
 cdef enum:
     OPAQUE_FD = 1
+    DRIVER_ALREADY_OPEN = 5026
 
 cdef struct Error:            # CUfileError_t
     int code                  # of CUfileOpError
@@ -61,7 +62,7 @@ def open_cufile(path):
         (<uintptr_t *>(<char *>&cufile + offset))[0] = found
     with nogil:
         error = cufile.driver_open()
-    if error.code != 0:
+    if error.code not in (0, DRIVER_ALREADY_OPEN):
         raise OSError(f"cuFileDriverOpen failed with code {error.code}")
     with nogil:
         error = cufile.properties(&properties)
@@ -74,13 +75,12 @@ def open_cufile(path):
 
 @cython.final
 cdef class CuFile:
-    def __init__(self, fds, owner=None):
+    def __init__(self, fds):
         cdef Descriptor file
         cdef Error error
         cdef int i
         if not is_open:
             raise RuntimeError("libcufile has not been opened")
-        self.owner = owner
         self.handles = <void **>calloc(max(1, len(fds)), sizeof(void *))
         if self.handles == NULL:
             raise MemoryError
@@ -92,10 +92,14 @@ cdef class CuFile:
                 raise OSError(f"cuFileHandleRegister failed with code {error.code}")
             self.n_handles = i + 1
 
-    def __dealloc__(self):
+    def close(self):
         cdef int i
         for i in range(self.n_handles):
             cufile.forget_file(self.handles[i])
+        self.n_handles = 0
+
+    def __dealloc__(self):
+        self.close()
         free(self.handles)
 
 

@@ -34,6 +34,12 @@ class Memory:
     @property
     def huge_pages(self) -> bool:
         """Whether the system took the advice to use huge pages."""
+    def keep_from_children(self) -> None:
+        """Have no child of fork get any of it: the device keeps these very pages.
+
+        A child would else make copies, or, before Linux 5.10, leave the parent with other pages
+        than those that the device reads.
+        """
     def populate(self, offset: int, nbytes: int) -> bool:
         """Have every page of a part there now, and held.
 

@@ -9,11 +9,12 @@ from posix.mman cimport (
     MADV_DONTNEED, MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE,
     madvise, mlock, mmap, munmap,
 )
-from posix.unistd cimport _SC_PAGESIZE, sysconf
+from posix.unistd cimport _SC_PAGESIZE, getpid, sysconf
 
 import os
 
 cdef extern from "<sys/mman.h>" nogil:
+    int MADV_DONTFORK
     int MADV_HUGEPAGE
     int MAP_HUGETLB
 
@@ -95,6 +96,11 @@ cdef class Memory:
             self.huge_pages = madvise(self.base, used, MADV_HUGEPAGE) == 0
         return 0
 
+    def keep_from_children(self):
+        with nogil:
+            madvise(self.base, self.mapped_nbytes, MADV_DONTFORK)
+        self.owner_pid = getpid()
+
     def populate(self, offset, nbytes):
         cdef size_t c_offset = offset
         cdef size_t c_nbytes = nbytes
@@ -133,7 +139,8 @@ cdef class Memory:
         return region
 
     def __dealloc__(self):
-        if self.base != NULL:
+        # What no child has is not a child's to unmap: something else of its may be there by now.
+        if self.base != NULL and self.owner_pid in (0, getpid()):
             with nogil:
                 munmap(self.base, self.mapped_nbytes)
 

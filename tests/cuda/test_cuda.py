@@ -61,7 +61,7 @@ QUEUED = [
 CALLS = {
     "A": [*QUEUED, "cudaEventQuery", "cudaEventSynchronize", "cudaHostRegister", "cudaMalloc"],
     "C": [*QUEUED, "cudaEventQuery", "cudaEventSynchronize", "cudaHostAlloc", "cudaMalloc"],
-    "D": [*(name for name in QUEUED if name != "cudaMemcpyAsync"), "cudaMalloc", "cudaMemcpy"],
+    "D": [*QUEUED, "cudaMalloc"],
 }
 FAILURES = [
     *(case("faults.at", staging=letter, function=function, codes=(2, 101, 719, 99999))

@@ -103,6 +103,8 @@ class Stream:
     """As ``torch.cuda.Stream``, as far as loads and their tests need it: from a pool that stays."""
 
     pools: ClassVar[dict[int, list[int]]] = {}
+    #: Devices that were gone back to from a stream of another one.
+    woken: ClassVar[list[int]] = []
 
     def __init__(self, device: int | None = None, cuda_stream: int | None = None) -> None:
         self.device_index = device = _current() if device is None else device
@@ -181,14 +183,18 @@ def pretend() -> Any:
 
     @contextmanager
     def stream(given: Stream) -> Iterator[None]:
-        with _device(given.device_index):
-            before = backend.torch_cuda_exchange_stream(given.device_index, given.cuda_stream)
-            current.setdefault(given.device_index, []).append(given)
-            try:
-                yield
-            finally:
-                current[given.device_index].pop()
-                backend.torch_cuda_exchange_stream(given.device_index, before)
+        where = _current()
+        _call("cudaSetDevice", given.device_index)
+        before = backend.torch_cuda_exchange_stream(given.device_index, given.cuda_stream)
+        current.setdefault(given.device_index, []).append(given)
+        try:
+            yield
+        finally:
+            current[given.device_index].pop()
+            backend.torch_cuda_exchange_stream(given.device_index, before)
+            if where != given.device_index:  # as torch does, and so it wakes the device
+                Stream.woken.append(where)
+                _call("cudaSetDevice", where)
 
     def synchronize(device: Any = None) -> None:
         with _device(_current() if device is None else device):

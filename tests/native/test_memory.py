@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import mmap
 import os
@@ -284,3 +285,22 @@ def test_a_file_that_cannot_be_mapped_is_a_memory_error(tmp_path: Path) -> None:
         os.close(fd)
     with pytest.raises(MemoryError, match="Bad file descriptor"):
         Memory(PAGE, fd=fd)
+
+
+def test_what_is_kept_from_children_is_not_theirs() -> None:
+    """A child of fork has none of it, and unmaps nothing that it has there itself by then."""
+    memory = Memory(4 << 20)
+    memory.populate(0, 4 << 20)
+    memory.keep_from_children()
+    address = memory.address
+    child = os.fork()
+    if child == 0:
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        fixed = libc.mmap(ctypes.c_void_p(address), ctypes.c_size_t(4 << 20), 3, 0x100022, -1,
+                          ctypes.c_long(0))  # private, anonymous, MAP_FIXED_NOREPLACE
+        del memory
+        ctypes.memset(address, 1, 4 << 20)
+        os._exit(0 if fixed == address else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    ctypes.memset(address, 2, 4 << 20)

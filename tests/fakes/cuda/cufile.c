@@ -19,6 +19,8 @@ API error cuFileHandleRegister(void **handle, const descriptor *file);
 API void cuFileHandleDeregister(void *handle);
 API ssize_t cuFileRead(void *handle, char *base, size_t nbytes, off_t offset, off_t within);
 
+static char known[4096];
+
 static int is(const char *what)
 {
     const char *wanted = getenv("FAKE_CUFILE");
@@ -39,12 +41,15 @@ error cuFileDriverGetProperties(unsigned *properties)
 error cuFileHandleRegister(void **handle, const descriptor *file)
 {
     *handle = (void *)(file->fd + 1);
-    return (error){is("no file") ? 5027 : 0, 0};
+    if (is("no file") || file->fd >= (long long)sizeof known)
+        return (error){5027, 0};
+    /* A file is registered once by its descriptor. */
+    return (error){__atomic_exchange_n(&known[file->fd], 1, __ATOMIC_SEQ_CST) ? 5025 : 0, 0};
 }
 
 void cuFileHandleDeregister(void *handle)
 {
-    (void)handle;
+    __atomic_store_n(&known[(long long)handle - 1], 0, __ATOMIC_SEQ_CST);
 }
 
 ssize_t cuFileRead(void *handle, char *base, size_t nbytes, off_t offset, off_t within)

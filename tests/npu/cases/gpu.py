@@ -12,6 +12,7 @@ import torch
 import ckptfmt
 from ckptfmt import machine, pool
 from ckptfmt.devices import bring_up
+from tests.helpers import cuda_fake
 from tests.helpers.simulator import Simulator
 from tests.npu.cases.expected import (
     D0,
@@ -21,6 +22,7 @@ from tests.npu.cases.expected import (
     forget_probes,
     last_stats,
     load,
+    path_of,
 )  # fmt: skip
 
 MiB = 1 << 20
@@ -65,7 +67,11 @@ def no_device_is_woken() -> None:
     """A load to one device has no part of another's memory, whichever is current."""
     account = Simulator().account()
     MODULE.set_device(0)
+    cuda_fake.Stream.woken.clear()
     wanted = load("tiny", D1)
+    with ckptfmt.open(path_of("tiny")) as checkpoint:
+        dict(checkpoint.stream(device=D1, max_nbytes=2 * MiB))
+    assert cuda_fake.Stream.woken == []
     assert MODULE.current_device() == 0
     check_all(wanted, "tiny", D1)
     after = Simulator().account()
@@ -107,6 +113,10 @@ def direct_storage(fault: str) -> None:
     stats = last_stats()
     assert stats.staging.startswith("G: "), stats.staging
     assert (stats.engine, stats.verified_nbytes) == ("cuFile", 0)
+    check_all(
+        load("large", {"": D0, "layers.1": D1}, staging="G", verify=False), "large",
+        lambda name: D1 if name.startswith(("layers.1.", "head")) else D0,
+    )  # fmt: skip
     for file in stats.files.values():
         assert file.direct_nbytes > 0 == file.buffered_nbytes, file
 
