@@ -145,8 +145,8 @@ def test_load_gives_its_statistics(checkpoint: Path, model: Tensors) -> None:
         "tensors", "nbytes", "read_nbytes", "verified_nbytes", "seconds", "engine", "engine_reason",
         "threads", "depth", "op_nbytes", "huge_pages", "files", "disk_wait_seconds",
         "buffered_read_seconds", "checksum_seconds", "device_wait_seconds", "staging", "devices",
-        "device_start_seconds", "peak_pool_nbytes", "gb_s", "bottleneck", "npus", "gpus", "warnings",
-        "trace",
+        "device_start_seconds", "peak_pool_nbytes", "gb_s", "bottleneck", "npus", "gpus",
+        "warnings", "trace",
     }  # fmt: skip
     nbytes = sum(t.numel() * t.element_size() for t in model.values())
     assert (stats["tensors"], stats["nbytes"], stats["verified_nbytes"]) == (7, nbytes, nbytes)
