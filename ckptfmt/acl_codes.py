@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from ckptfmt import code_hints
+
 #: First code of each run of successive ones, and their names without ``ACL_ERROR_``.
 _RUNS: tuple[tuple[int, str], ...] = (
     (100000, """
@@ -117,7 +119,7 @@ _LOG = (
 )
 
 #: Codes, an expression for the calls meant (the first row that fits counts), and the next step.
-HINTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
+HINTS: code_hints.Hints = (
     ((100001,), _ANY,
      "the runtime is not initialised, or has been shut down: use it from the process that "
      "imported torch_npu, never from a forked one (spawn instead)"),
@@ -179,24 +181,8 @@ def name_of(code: int) -> str:
 
 
 def hint_for(code: int, call: str) -> str | None:
-    """The next step for a person.
-
-    Parameters
-    ----------
-    code : int
-        What the runtime returned.
-    call : str
-        Its function, such as ``aclrtMemcpyAsync``.
-
-    Returns
-    -------
-    str or None
-        None where the runtime's own message has to do.
-    """
-    for codes, calls, hint in HINTS:
-        if code in codes and re.search(calls, call):
-            return hint
-    return None
+    """The next step after a call, such as ``aclrtMemcpyAsync``; None if none is known."""
+    return code_hints.find(HINTS, code, call)
 
 
 def code_in(text: str) -> int:

@@ -10,6 +10,7 @@ import os
 
 from ckptfmt import _core
 from ckptfmt.errors import DeviceError
+from ckptfmt.runtime_library import open_first
 
 NAME = "libascendcl.so"
 #: Names the library itself, or the folder it is in; nothing else is tried then.
@@ -69,21 +70,16 @@ def bind() -> str:
     global _bound  # noqa: PLW0603 - one runtime in one process
     if _bound:
         return _bound
-    tried = []
-    for path, loaded_only in [(NAME, True), *((path, False) for path in candidates())]:
-        try:
-            _core.open_acl(path, loaded_only=loaded_only)
-        except OSError as error:
-            if not loaded_only:
-                tried.append((path, str(error)))
-        else:
-            _bound = path
-            return path
-    reasons = dict.fromkeys(reason for path, reason in tried if os.path.sep not in path
-                            or os.path.exists(path))  # fmt: skip
+    try:
+        _core.open_acl(NAME, loaded_only=True)
+    except OSError:
+        _bound, tried = open_first(candidates(), _core.open_acl)
+    else:
+        _bound = NAME
+    if _bound:
+        return _bound
     raise DeviceError(
-        f"{NAME} of CANN cannot be opened: {'; '.join(reasons)}; "
-        f"looked in {', '.join(path for path, _ in tried)}",
+        f"{NAME} of CANN cannot be opened: {tried}",
         hint="install CANN and run its set_env.sh in this shell, "
         f"or set {VARIABLE} to the library's path",
     )

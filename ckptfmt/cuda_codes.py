@@ -6,12 +6,12 @@ Names and texts are the runtime's own (cudaGetErrorName, cudaGetErrorString); co
 
 from __future__ import annotations
 
-import re
+from ckptfmt import code_hints
 
 _DEAD = (
     "the process's context is lost: start a new process; dmesg tells what the driver saw (Xid)"
 )
-HINTS: tuple[tuple[tuple[int, ...], str, str], ...] = (
+HINTS: code_hints.Hints = (
     ((2,), "Host|calloc",
      "the system pins no more memory: set a smaller CKPTFMT_POOL_NBYTES, see ulimit -l, "
      "or CKPTFMT_CUDA_STAGING=D"),
@@ -35,24 +35,8 @@ _TOLD = {"out of memory": 2, "no CUDA-capable device": 100, "driver version is i
 
 
 def hint_for(code: int, call: str) -> str | None:
-    """The next step for a person.
-
-    Parameters
-    ----------
-    code : int
-        What the runtime returned.
-    call : str
-        Its function, such as ``cudaMemcpyAsync``.
-
-    Returns
-    -------
-    str or None
-        None where the runtime's own text has to do.
-    """
-    for codes, calls, hint in HINTS:
-        if code in codes and re.search(calls, call):
-            return hint
-    return None
+    """The next step after a call, such as ``cudaMemcpyAsync``; None if none is known."""
+    return code_hints.find(HINTS, code, call)
 
 
 def code_in(text: str) -> int:

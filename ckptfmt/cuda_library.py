@@ -11,6 +11,7 @@ import re
 
 from ckptfmt import _core
 from ckptfmt.errors import DeviceError
+from ckptfmt.runtime_library import open_first
 
 #: Names the library itself, or the folder it is in; nothing else is tried then.
 VARIABLE = "CKPTFMT_CUDART_LIBRARY"
@@ -56,23 +57,14 @@ def bind() -> str:
     DeviceError
         There is none, or one that lacks what CUDA 11 has. The message names all places.
     """
-    global _bound  # noqa: PLW0603 - one runtime in one process
+    global _bound
     if _bound:
         return _bound
-    tried = []
-    for path in candidates():
-        try:
-            _core.open_cuda(path)
-        except OSError as error:
-            tried.append((path, str(error)))
-        else:
-            _bound = path
-            return path
-    reasons = dict.fromkeys(reason for path, reason in tried if os.path.sep not in path
-                            or os.path.exists(path))  # fmt: skip
+    _bound, tried = open_first(candidates(), _core.open_cuda)
+    if _bound:
+        return _bound
     raise DeviceError(
-        f"the CUDA runtime cannot be opened: {'; '.join(reasons)}; "
-        f"looked for {', '.join(path for path, _ in tried)}",
+        f"the CUDA runtime cannot be opened: {tried}",
         hint="pip install nvidia-cuda-runtime in the version of your torch, "
         f"or set {VARIABLE} to the library's path",
     )

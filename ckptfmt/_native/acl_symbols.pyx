@@ -4,10 +4,9 @@ A table of the functions that are used is filled by name. It is complete, or ope
 is missing; what only newer versions of CANN have may be absent and has a fallback.
 """
 
-from libc.stdint cimport uintptr_t
 from libc.string cimport memset, strncpy
 
-from ckptfmt._native.device cimport MESSAGE, Fault
+from ckptfmt._native.device cimport MESSAGE, Fault, fill_table
 
 import ctypes
 import os
@@ -33,22 +32,6 @@ cdef int failed(Fault *fault, const char *call, int code) noexcept nogil:
     if message != NULL:
         strncpy(fault.message, message, MESSAGE - 1)
     return 1
-
-
-cdef object fill(object library):
-    """Look all names up; return those that are missing and must not be."""
-    missing = []
-    cdef uintptr_t found
-    cdef size_t offset
-    for name, offset, needed in NAMES:
-        try:
-            found = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
-        except AttributeError:
-            found = 0
-            if needed:
-                missing.append(name)
-        (<uintptr_t *>(<char *>&acl + offset))[0] = found
-    return missing
 
 
 cdef size_t at(void *field):
@@ -93,7 +76,7 @@ def open_acl(path, *, loaded_only=False):
     global is_open
     mode = os.RTLD_NOW | os.RTLD_GLOBAL | (os.RTLD_NOLOAD if loaded_only else 0)
     # Through ctypes: an extension that calls dlopen itself, built with glibc 2.34, needs that.
-    missing = fill(ctypes.CDLL(path, mode))
+    missing = fill_table(&acl, NAMES, ctypes.CDLL(path, mode))
     if missing:
         raise OSError(f"{path}: lacks {', '.join(missing)}")
     is_open = True

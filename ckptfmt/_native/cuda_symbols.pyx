@@ -3,11 +3,10 @@
 A table of the functions that are used is filled by name; opening fails with what is missing.
 """
 
-from libc.stdint cimport uintptr_t
 from libc.stdio cimport snprintf
 from libc.string cimport memset
 
-from ckptfmt._native.device cimport MESSAGE, Fault
+from ckptfmt._native.device cimport MESSAGE, Fault, fill_table
 
 import ctypes
 import os
@@ -40,56 +39,41 @@ cdef int cuda_failed(Fault *fault, const char *call, int code) noexcept nogil:
     return 1
 
 
-cdef object fill(object library):
-    """Look all names up; return those that are missing."""
-    missing = []
-    cdef uintptr_t found
-    cdef size_t offset
-    for name, offset in NAMES:
-        try:
-            found = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
-        except AttributeError:
-            found = 0
-            missing.append(name)
-        (<uintptr_t *>(<char *>&cuda + offset))[0] = found
-    return missing
-
-
 cdef size_t at(void *field):
     """Where a field stands in the table."""
     return <size_t>(<char *>field - <char *>&cuda)
 
 
 cdef list NAMES = [
-    ("cudaGetErrorName", at(<void *>&cuda.error_name)),
-    ("cudaGetErrorString", at(<void *>&cuda.error_string)),
-    ("cudaGetLastError", at(<void *>&cuda.last_error)),
-    ("cudaRuntimeGetVersion", at(<void *>&cuda.runtime_version)),
-    ("cudaDriverGetVersion", at(<void *>&cuda.driver_version)),
-    ("cudaSetDevice", at(<void *>&cuda.set_device)),
-    ("cudaMemGetInfo", at(<void *>&cuda.memory_info)),
-    ("cudaHostRegister", at(<void *>&cuda.host_register)),
-    ("cudaHostUnregister", at(<void *>&cuda.host_unregister)),
-    ("cudaHostAlloc", at(<void *>&cuda.host_alloc)),
-    ("cudaFreeHost", at(<void *>&cuda.free_host)),
-    ("cudaMemcpy", at(<void *>&cuda.memcpy)),
-    ("cudaMemcpyAsync", at(<void *>&cuda.memcpy_async)),
-    ("cudaStreamCreateWithFlags", at(<void *>&cuda.create_stream)),
-    ("cudaStreamDestroy", at(<void *>&cuda.destroy_stream)),
-    ("cudaStreamSynchronize", at(<void *>&cuda.synchronize_stream)),
-    ("cudaStreamWaitEvent", at(<void *>&cuda.stream_wait_event)),
-    ("cudaEventCreateWithFlags", at(<void *>&cuda.create_event)),
-    ("cudaEventDestroy", at(<void *>&cuda.destroy_event)),
-    ("cudaEventRecord", at(<void *>&cuda.record_event)),
-    ("cudaEventQuery", at(<void *>&cuda.query_event)),
-    ("cudaEventSynchronize", at(<void *>&cuda.synchronize_event)),
+    ("cudaGetErrorName", at(<void *>&cuda.error_name), True),
+    ("cudaGetErrorString", at(<void *>&cuda.error_string), True),
+    ("cudaGetLastError", at(<void *>&cuda.last_error), True),
+    ("cudaRuntimeGetVersion", at(<void *>&cuda.runtime_version), True),
+    ("cudaDriverGetVersion", at(<void *>&cuda.driver_version), True),
+    ("cudaSetDevice", at(<void *>&cuda.set_device), True),
+    ("cudaMemGetInfo", at(<void *>&cuda.memory_info), True),
+    ("cudaHostRegister", at(<void *>&cuda.host_register), True),
+    ("cudaHostUnregister", at(<void *>&cuda.host_unregister), True),
+    ("cudaHostAlloc", at(<void *>&cuda.host_alloc), True),
+    ("cudaFreeHost", at(<void *>&cuda.free_host), True),
+    ("cudaMemcpy", at(<void *>&cuda.memcpy), True),
+    ("cudaMemcpyAsync", at(<void *>&cuda.memcpy_async), True),
+    ("cudaStreamCreateWithFlags", at(<void *>&cuda.create_stream), True),
+    ("cudaStreamDestroy", at(<void *>&cuda.destroy_stream), True),
+    ("cudaStreamSynchronize", at(<void *>&cuda.synchronize_stream), True),
+    ("cudaStreamWaitEvent", at(<void *>&cuda.stream_wait_event), True),
+    ("cudaEventCreateWithFlags", at(<void *>&cuda.create_event), True),
+    ("cudaEventDestroy", at(<void *>&cuda.destroy_event), True),
+    ("cudaEventRecord", at(<void *>&cuda.record_event), True),
+    ("cudaEventQuery", at(<void *>&cuda.query_event), True),
+    ("cudaEventSynchronize", at(<void *>&cuda.synchronize_event), True),
 ]
 
 
 def open_cuda(path, *, loaded_only=False):
     global is_open
     mode = os.RTLD_NOW | os.RTLD_LOCAL | (os.RTLD_NOLOAD if loaded_only else 0)
-    missing = fill(ctypes.CDLL(path, mode))
+    missing = fill_table(&cuda, NAMES, ctypes.CDLL(path, mode))
     if missing:
         raise OSError(f"{path}: lacks {', '.join(missing)}")
     is_open = True

@@ -32,5 +32,6 @@ cdef struct DeviceOps:
     int (*close)(void *queue, Fault *fault) noexcept nogil
 
 cdef object raised(const Fault *fault)
+cdef list fill_table(void *table, list names, object library)
 cdef int copy_one(const DeviceOps *ops, int device, void *target, const void *source, size_t nbytes,
                   Fault *fault, Fault *second, bint *undrained, bint *unreleased) noexcept nogil

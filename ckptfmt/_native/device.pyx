@@ -1,6 +1,29 @@
 """What any runtime's table serves outside the engine's loop."""
 
+from libc.stdint cimport uintptr_t
+
+import ctypes
+
 from ckptfmt.device_errors import device_error
+
+
+cdef list fill_table(void *table, list names, object library):
+    """Look functions up for a table: (name, offset in it, whether it must be there) each.
+
+    Those that are missing and must not be are returned; what is missing is NULL.
+    """
+    missing = []
+    cdef uintptr_t found
+    cdef size_t offset
+    for name, offset, needed in names:
+        try:
+            found = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+        except AttributeError:
+            found = 0
+            if needed:
+                missing.append(name)
+        (<uintptr_t *>(<char *>table + offset))[0] = found
+    return missing
 
 
 cdef object raised(const Fault *fault):

@@ -5,8 +5,9 @@ Prototypes are those of cufile.h, the same from CUDA 11.4 to 13.
 
 cimport cython
 from libc.errno cimport EIO, errno
-from libc.stdint cimport uintptr_t
 from libc.stdlib cimport calloc, free
+
+from ckptfmt._native.device cimport fill_table
 
 import ctypes
 import os
@@ -41,25 +42,27 @@ cdef Symbols cufile
 cdef bint is_open = False
 
 
+cdef size_t at(void *field):
+    """Where a field stands in the table."""
+    return <size_t>(<char *>field - <char *>&cufile)
+
+
+cdef list NAMES = [
+    ("cuFileDriverOpen", at(<void *>&cufile.driver_open), True),
+    ("cuFileDriverGetProperties", at(<void *>&cufile.properties), True),
+    ("cuFileHandleRegister", at(<void *>&cufile.register_file), True),
+    ("cuFileHandleDeregister", at(<void *>&cufile.forget_file), True),
+    ("cuFileRead", at(<void *>&cufile.read), True),
+]
+
+
 def open_cufile(path):
     global is_open
-    cdef uintptr_t found
-    cdef size_t offset
     cdef Error error
     cdef Properties properties
-    library = ctypes.CDLL(path, os.RTLD_NOW | os.RTLD_LOCAL)
-    for name, offset in (
-        ("cuFileDriverOpen", <size_t>(<char *>&cufile.driver_open - <char *>&cufile)),
-        ("cuFileDriverGetProperties", <size_t>(<char *>&cufile.properties - <char *>&cufile)),
-        ("cuFileHandleRegister", <size_t>(<char *>&cufile.register_file - <char *>&cufile)),
-        ("cuFileHandleDeregister", <size_t>(<char *>&cufile.forget_file - <char *>&cufile)),
-        ("cuFileRead", <size_t>(<char *>&cufile.read - <char *>&cufile)),
-    ):
-        try:
-            found = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
-        except AttributeError:
-            raise OSError(f"{path}: lacks {name}") from None
-        (<uintptr_t *>(<char *>&cufile + offset))[0] = found
+    missing = fill_table(&cufile, NAMES, ctypes.CDLL(path, os.RTLD_NOW | os.RTLD_LOCAL))
+    if missing:
+        raise OSError(f"{path}: lacks {', '.join(missing)}")
     with nogil:
         error = cufile.driver_open()
     if error.code not in (0, DRIVER_ALREADY_OPEN):

@@ -13,12 +13,13 @@ from tests.helpers.imports import MODULES, PACKAGE, imports, top_level, tree
 
 #: Each module imports only modules that stand before it.
 ORDER = """
-    version errors problems stats workers acl_codes cuda_codes device_errors _native _core
+    version errors problems stats workers code_hints acl_codes cuda_codes device_errors
+    _native _core
     page_cache trace
     units selection dtypes layout index write_plan read_plan options rendering
     placement device_plan chips selftest_report
     input_file strategy partitions checkpoint_files reading engine tensors loading
-    acl_library cuda_library gds accelerator npu cuda devices pool staging machine
+    runtime_library acl_library cuda_library gds accelerator npu cuda devices pool staging machine
     device_loading streaming fill checkpoint trial
     selftest_steps
     sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
@@ -31,7 +32,7 @@ POSITION = {f"ckptfmt.{name}": i for i, name in enumerate(ORDER)}
 #: They open no file and touch no device: what they decide can be tested by values.
 PURE = [
     "errors", "problems", "stats", "units", "selection", "dtypes", "layout", "index", "write_plan",
-    "read_plan", "options", "rendering", "acl_codes", "cuda_codes", "placement",
+    "read_plan", "options", "rendering", "acl_codes", "cuda_codes", "code_hints", "placement",
     "device_plan", "device_errors",
     "chips", "selftest_report",
 ]  # fmt: skip
