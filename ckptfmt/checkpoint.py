@@ -136,7 +136,7 @@ class Checkpoint:
         request = loading.Request(
             self.files, selection.select(self.positions, names), options or self.options,
             verify=verify, framework=framework, progress=progress,
-            devices=_devices(device, no_split, trace),
+            devices=_devices(device, no_split), traces=trace,
         )  # fmt: skip
         if request.devices is not None and mmap:
             raise OptionError(f"mmap=True maps files into host memory, device is {device!r}")
@@ -281,15 +281,14 @@ class Checkpoint:
 def _devices(
     device: str | Mapping[str, str],
     no_split: Sequence[str] = (),
-    trace: list[Trace] | None = None,
 ) -> Devices | None:
     """The devices meant; None for the CPU."""
     if isinstance(device, Mapping):
-        return Devices(dict(device), no_split, traces=trace)
+        return Devices(dict(device), no_split)
     name = str(device)
     if name != "auto":
         name = placement.normalize(device)
-    return None if name == "cpu" else Devices(name, no_split, traces=trace)
+    return None if name == "cpu" else Devices(name, no_split)
 
 
 def load(

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from ckptfmt.partitions import Partition
     from ckptfmt.read_plan import ReadPlan
     from ckptfmt.reading import Reading
-    from ckptfmt.trace import Trace
 
 
 @dataclass(slots=True)
@@ -88,7 +87,7 @@ def load(request: Request, devices: Devices) -> tuple[dict[str, Any], LoadStats]
             memory.make(made)
 
     destinations = [memory.destination for memory in memories]
-    stats = read_to(request, destinations, devices.traces, make)
+    stats = read_to(request, destinations, make)
     given: set[int] = set()
     result = {}
     for name, position in request.chosen.items():
@@ -162,7 +161,6 @@ def spread(
 def read_to(
     request: Request,
     destinations: Sequence[Destination],
-    traces: list[Trace] | None = None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> LoadStats:
     """Fill all destinations at the same time, in one pass over the files.
@@ -179,8 +177,6 @@ def read_to(
             _prepare(request, d, held, len(destinations), of_device[d.device.name])
             for d in destinations
         ]
-        for reading, _, _ in prepared:
-            reading.trace = traces
         readings = [reading for reading, _, _ in prepared]
         found = engine.run_together(readings, request.progress, meanwhile)
     found = [

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from ckptfmt.accelerator import Accelerator
     from ckptfmt.loading import Request
-    from ckptfmt.trace import Trace
 
 KINDS: dict[str, type[Accelerator]] = {"npu": Npu, "cuda": Cuda}
 
@@ -72,14 +71,11 @@ class Devices:
         For ``"auto"``: names of modules that stay on one device.
     found : dict
         By name.
-    traces : list or None
-        What the workers did, if it is to be known.
     """
 
     wanted: str | Mapping[str, str]
     no_split: Sequence[str] = ()
     found: dict[str, Accelerator] = field(default_factory=dict)
-    traces: list[Trace] | None = None
     placed: dict[int, str] | None = None
 
     def place(self, request: Request) -> dict[str, list[int]]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ckptfmt.options import LoadOptions
     from ckptfmt.partitions import Partition
     from ckptfmt.read_plan import ReadPlan
+    from ckptfmt.trace import Trace
 
 
 @dataclass(slots=True)
@@ -41,6 +42,8 @@ class Request:
         Names, and the position of the tensor each means.
     devices : Devices, optional
         Where to; the CPU if not given.
+    traces : list of Trace, optional
+        What workers do is added to it.
     """
 
     files: CheckpointFiles
@@ -50,6 +53,7 @@ class Request:
     framework: str
     progress: Progress | None
     devices: Devices | None = None
+    traces: list[Trace] | None = None
 
     @property
     def unique(self) -> list[int]:
@@ -60,7 +64,7 @@ class Request:
         """A plan of this request, ready to run."""
         return Reading(
             plan, self.files.partitions, self.options, self.verify,
-            describer(self.files), keep, scan,
+            describer(self.files), keep, scan, trace=self.traces,
         )  # fmt: skip
 
 

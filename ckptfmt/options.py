@@ -15,6 +15,9 @@ from ckptfmt.units import parse_nbytes
 
 DEFAULT_PARTITION_NBYTES = 4000 << 20  # a FAT file system holds files below 4 GiB
 
+#: ``table`` has checksums go without the processor's instruction.
+CHECKSUM = "CKPTFMT_CHECKSUM"
+
 #: More threads than processors: one reads while another writes.
 DEFAULT_WORKERS = 4
 
@@ -130,6 +133,8 @@ class LoadOptions:
     def from_environment(cls) -> LoadOptions:
         """The defaults, with what ``CKPTFMT_*`` variables say."""
         given: dict[str, str | int | bool] = {}
+        # The native module looks at it when it is loaded, and cannot say that it is misspelt.
+        _one_of(CHECKSUM, os.environ.get(CHECKSUM) or "auto", ("auto", "table"))
         for field in fields(cls):
             variable = f"CKPTFMT_{field.name.upper()}"
             text = os.environ.get(variable, "")

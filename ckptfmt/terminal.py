@@ -76,6 +76,42 @@ class Progress:
             self.bar.stop()
 
 
+class Steps:
+    """Which of some steps is under way, on stderr if that is a terminal; nothing otherwise."""
+
+    def __init__(self, first: str) -> None:
+        self._first = first
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Steps:
+        if sys.stderr.isatty():
+            from rich import progress  # noqa: PLC0415
+            from rich.console import Console  # noqa: PLC0415
+
+            self._bar = progress.Progress(
+                progress.BarColumn(), progress.MofNCompleteColumn(),
+                progress.TimeRemainingColumn(), progress.TextColumn("{task.description}"),
+                console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self._bar.start()
+            self._task = self._bar.add_task(self._first, total=None)
+        return self
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, description=what, completed=done, total=total)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
 @contextmanager
 def stdout_kept() -> Iterator[None]:
     """Send what libraries print meanwhile to stderr.

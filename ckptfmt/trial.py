@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ckptfmt import machine, placement
+from ckptfmt import machine
 from ckptfmt.checkpoint import open_checkpoint
 from ckptfmt.devices import devices_of
 from ckptfmt.errors import NotFoundError, OptionError
@@ -94,12 +94,12 @@ def run(
     Raises
     ------
     OptionError
-        A trace is wanted of a load to the CPU.
+        A trace is wanted of a load that reads nothing.
     CkptError
         As :func:`ckptfmt.load`.
     """
     if trace is not None:
-        _check_trace(trace, device)
+        _check_trace(trace, mmap=mmap)
     recorded: list[Trace] | None = [] if trace is not None else None
     with open_checkpoint(path) as checkpoint:
         devices = devices_of(device)
@@ -146,11 +146,10 @@ def _bf16_warnings(
     ]
 
 
-def _check_trace(trace: str, device: str | Mapping[str, str]) -> None:
+def _check_trace(trace: str, *, mmap: bool) -> None:
     """Before the load: what cannot be written afterwards need not be recorded."""
-    one = device if isinstance(device, str) and device != "auto" else ""
-    if one and placement.normalize(one) == "cpu":
-        raise OptionError(f"a trace shows a load to devices, device is {device!r}")
+    if mmap:
+        raise OptionError("a trace shows reads, and mmap=True makes none")
     folder = os.path.dirname(os.path.abspath(trace))
     if not os.path.isdir(folder):
         raise NotFoundError(2, "the trace cannot be written there", folder)

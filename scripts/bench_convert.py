@@ -22,7 +22,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from bench.cache import cached_share, establish
+from ckptfmt.bench.cache_state import cached_share, establish
 from bench.models import MODELS, make
 from bench.record import describe
 

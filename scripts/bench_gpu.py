@@ -178,8 +178,10 @@ def race(
     runs: list[dict[str, Any]], write: Callable[[], None],
 ) -> None:  # fmt: skip
     """All rounds of one state, added to `runs`, which are written after each."""
-    from bench.cache import establish
     from bench.gpu_contenders import CONTENDERS
+
+    from ckptfmt.bench.cache_state import establish
+    from ckptfmt.errors import FileError
 
     names = [n for n in names if state in CONTENDERS[n].states.split()]
     with ThreadPoolExecutor(4) as pool:
@@ -192,7 +194,7 @@ def race(
             form = files[CONTENDERS[child.name].files]
             try:
                 establish(form, state)
-            except RuntimeError as error:  # somebody holds on to the pages
+            except FileError as error:  # somebody holds on to the pages
                 told = {"failed": str(error)}
             else:
                 told = child.ask("again" if number >= 0 else "load")

@@ -24,7 +24,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from bench.cache import establish
+from ckptfmt.bench.cache_state import establish
 from bench.contenders import CONTENDERS
 from bench.models import MODELS, make
 from bench.record import describe

@@ -1,5 +1,6 @@
 #include "crc32c.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define POLYNOMIAL 0x82F63B78u
@@ -222,6 +223,9 @@ __attribute__((constructor)) static void initialise(void)
         }
     fill_shift(long_shift, LONG_RUN);
     fill_shift(short_shift, SHORT_RUN);
+    const char *wanted = getenv("CKPTFMT_CHECKSUM"); /* to see what the instruction is worth */
+    if (wanted != NULL && strcmp(wanted, "table") == 0)
+        return;
 #ifdef HARDWARE_NAME
     if (hardware_present()) {
         update = update_hardware;

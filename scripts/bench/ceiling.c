@@ -207,7 +207,7 @@ static long reported_kib(void)
     return kib;
 }
 
-/* As wait_for_host in cache.py. */
+/* As wait_for_host in ckptfmt.bench.cache_state. */
 static void wait_for_host(void)
 {
     double began = now(), quiet_since = began;

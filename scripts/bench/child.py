@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.cache import establish, wait_for_host
+from ckptfmt.bench.cache_state import establish, wait_for_host
 from bench.contenders import CONTENDERS, Tensors
 
 M_MMAP_THRESHOLD = -3

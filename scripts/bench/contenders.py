@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ckptfmt.bench.contenders import CONTENDERS as THEIRS
+
 Tensors = dict[str, Any]
 
 
@@ -58,38 +60,6 @@ def _ckptfmt_reads(reads: str) -> Callable[[list[Path]], Callable[[], Tensors]]:
     return prepare
 
 
-def _load_file(backend: str) -> Callable[[list[Path]], Callable[[], Tensors]]:
-    def prepare(files: list[Path]) -> Callable[[], Tensors]:
-        from safetensors.torch import load_file
-
-        given = {} if backend == "mmap" else {"backend": backend}
-
-        def run() -> Tensors:
-            found: Tensors = {}
-            for file in files:
-                found.update(load_file(file, **given))
-            return found
-
-        return run
-
-    return prepare
-
-
-def _open_and_clone(files: list[Path]) -> Callable[[], Tensors]:
-    import torch  # noqa: F401
-    from safetensors import safe_open
-
-    def run() -> Tensors:
-        found: Tensors = {}
-        for file in files:
-            with safe_open(file, "pt") as opened:
-                for name in opened.keys():  # noqa: SIM118
-                    found[name] = opened.get_tensor(name).clone()
-        return found
-
-    return run
-
-
 def _torch_load(mmap: bool) -> Callable[[list[Path]], Callable[[], Tensors]]:
     def prepare(files: list[Path]) -> Callable[[], Tensors]:
         import torch
@@ -105,38 +75,16 @@ def _torch_load(mmap: bool) -> Callable[[list[Path]], Callable[[], Tensors]]:
     return prepare
 
 
-def _runai(**environment: str) -> Callable[[list[Path]], Callable[[], Tensors]]:
+def _theirs(name: str, **environment: str) -> Callable[[list[Path]], Callable[[], Tensors]]:
+    """One of those that ``ckptfmt bench`` races against."""
+
     def prepare(files: list[Path]) -> Callable[[], Tensors]:
         os.environ.update(environment)
         import torch  # noqa: F401
-        from runai_model_streamer import SafetensorsStreamer
 
-
-        def run() -> Tensors:
-            with SafetensorsStreamer() as streamer:
-                streamer.stream_files([str(f) for f in files])
-                return dict(streamer.get_tensors())
-
-        return run
+        return THEIRS[name].prepare([str(file) for file in files], "cpu")
 
     return prepare
-
-
-def _fastsafetensors(files: list[Path]) -> Callable[[], Tensors]:
-    import torch  # noqa: F401
-    from fastsafetensors import SafeTensorsFileLoader, SingleGroup
-
-    keep: list[Any] = []
-
-    def run() -> Tensors:
-        keep.clear()
-        loader = SafeTensorsFileLoader(SingleGroup(), "cpu", nogds=True)
-        loader.add_filenames({0: [str(f) for f in files]})
-        buffers = loader.copy_files_to_device()
-        keep.append((loader, buffers))
-        return {name: buffers.get_tensor(name) for name in loader.get_keys()}
-
-    return run
 
 
 def _tensorizer(files: list[Path]) -> Callable[[], Tensors]:
@@ -158,15 +106,16 @@ CONTENDERS: dict[str, Contender] = {
     "ckptfmt-direct": Contender(_ckptfmt_reads("direct"), "ckptfmt"),
     "ckptfmt-buffered": Contender(_ckptfmt_reads("buffered"), "ckptfmt"),
     "ckptfmt-mmap": Contender(_ckptfmt(mmap=True), "ckptfmt", private=False),
-    "safetensors": Contender(_load_file("mmap"), "safetensors", private=False),
-    "safetensors-clone": Contender(_open_and_clone, "safetensors"),
-    "safetensors-pread": Contender(_load_file("pread"), "safetensors"),
+    "safetensors": Contender(_theirs("safetensors"), "safetensors", private=False),
+    "safetensors-clone": Contender(_theirs("safetensors-clone"), "safetensors"),
+    "safetensors-pread": Contender(_theirs("safetensors-pread"), "safetensors"),
     "torch": Contender(_torch_load(mmap=False), "torch"),
     "torch-mmap": Contender(_torch_load(mmap=True), "torch", private=False),
-    "runai": Contender(_runai(), "safetensors", "runai-model-streamer"),
+    "runai": Contender(_theirs("runai"), "safetensors", "runai-model-streamer"),
     "runai-buffered": Contender(
-        _runai(RUNAI_STREAMER_FS_STRATEGY="sync_buffered"), "safetensors", "runai-model-streamer"
+        _theirs("runai", RUNAI_STREAMER_FS_STRATEGY="sync_buffered"), "safetensors",
+        "runai-model-streamer",
     ),
-    "fastsafetensors": Contender(_fastsafetensors, "safetensors", "fastsafetensors"),
+    "fastsafetensors": Contender(_theirs("fastsafetensors"), "safetensors", "fastsafetensors"),
     "tensorizer": Contender(_tensorizer, "tensors", "tensorizer"),
 }

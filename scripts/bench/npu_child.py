@@ -21,7 +21,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
-from bench.cache import establish, wait_for_host
+from ckptfmt.bench.cache_state import establish, wait_for_host
 from bench.child import check, cpu_seconds
 
 #: The pools of two devices by default.

@@ -81,7 +81,7 @@ def test_devices_that_contradict_each_other(values: list[str], words: str) -> No
     [
         (["--device", "npu:0", "--device", "npu:1"], "is there already"),
         (["--device", "gpu"], "device is 'gpu', expected 'cpu', 'npu'"),
-        (["--trace", "t.json"], "a trace shows a load to devices"),
+        (["--trace", "t.json", "--mmap"], "a trace shows reads"),
     ],
 )
 def test_misuse_is_told_before_anything_is_read(

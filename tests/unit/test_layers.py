@@ -22,10 +22,13 @@ ORDER = """
     runtime_library acl_library cuda_library gds accelerator npu cuda devices pool staging machine
     device_loading streaming fill checkpoint trial
     selftest_steps
+    bench.pipeline bench.candidates bench.timeline bench.cache_state bench.contenders
+    bench.raw_reads bench.in_turn bench.rates bench.subject bench.judgement bench.tuning
     sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
     sources.torch_zip sources.stored truth sources.choose sources
     target writer conversion selftest_model comparison verification exporting selftest
-    terminal cli_devices cli __main__
+    bench.run bench
+    terminal cli_bench cli_devices cli __main__
 """.split()  # noqa: SIM905 - a list of words, read as the layers it shows
 POSITION = {f"ckptfmt.{name}": i for i, name in enumerate(ORDER)}
 
@@ -34,7 +37,7 @@ PURE = [
     "errors", "problems", "stats", "units", "selection", "dtypes", "layout", "index", "write_plan",
     "read_plan", "options", "rendering", "acl_codes", "cuda_codes", "code_hints", "placement",
     "device_plan", "device_errors",
-    "chips", "selftest_report",
+    "chips", "selftest_report", "bench.pipeline", "bench.candidates",
 ]  # fmt: skip
 #: Modules of the standard library that reach outside the process.
 OUTSIDE = {
@@ -46,11 +49,11 @@ OF_OS = {"environ", "strerror", "fspath", "PathLike"}
 
 #: Packages that may be missing or are slow to import, and the modules that may name them.
 PLACES = {
-    "click": {"cli", "cli_devices", "terminal"},
+    "click": {"cli", "cli_bench", "cli_devices", "terminal"},
     "rich": {"terminal"},
     "torch": {"dtypes"},
     "torch_npu": {"npu"},
-    "safetensors": {"sources.safetensors"},
+    "safetensors": {"sources.safetensors", "bench.contenders"},
     "huggingface_hub": set(),
     "modelscope": set(),
     "transformers": set(),

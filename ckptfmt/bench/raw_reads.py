@@ -1,0 +1,124 @@
+"""Reads of a checkpoint's own files and nothing else: what the disk or the page cache gives."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ckptfmt import engine
+from ckptfmt.loading import allocate, describer
+from ckptfmt.read_plan import ReadPlan, compact_addresses, plan_read
+from ckptfmt.reading import Reading
+
+if TYPE_CHECKING:
+    from ckptfmt._core import Memory
+    from ckptfmt.checkpoint_files import CheckpointFiles
+    from ckptfmt.options import LoadOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One measurement.
+
+    Attributes
+    ----------
+    nbytes : int
+        What was read, copied or summed up.
+    seconds, cpu_seconds : float
+        How long it took, and how much of the processors, the system's part included.
+    threads, depth : int
+        As they were used.
+    engine : str
+        The I/O table that ran; empty if none did.
+    """
+
+    nbytes: int
+    seconds: float
+    cpu_seconds: float = 0.0
+    threads: int = 1
+    depth: int = 1
+    engine: str = ""
+
+    @property
+    def gb_s(self) -> float:
+        """10⁹ bytes a second."""
+        return self.nbytes / self.seconds / 1e9 if self.seconds > 0 else 0.0
+
+
+class RawReads:
+    """The reads of a load, by the engine, with nothing done to what they bring.
+
+    Parameters
+    ----------
+    files : CheckpointFiles
+        What to read; held open by the caller.
+    nbytes : int
+        How much of it: whole ops from the first partition on.
+    fresh : bool
+        Read into memory that is new each time, as a load to the CPU does. Else into slots that are
+        read into again and again, as a load to a device does.
+    """
+
+    def __init__(self, files: CheckpointFiles, nbytes: int, *, fresh: bool) -> None:
+        self.files = files
+        self.limit = nbytes
+        self.fresh = fresh
+        self._held: Memory | None = None
+
+    def run(self, options: LoadOptions) -> Sample:
+        """Read in this way, once.
+
+        What was read into before is released only now: what a virtual machine has just freed, its
+        host has not taken back yet.
+        """
+        extents = self.files.extents
+        mine = np.arange(len(extents.tensor))
+        plan = plan_read(
+            extents, mine, compact_addresses(extents, mine), self.files.crcs,
+            op_nbytes=options.op_nbytes,
+        )  # fmt: skip
+        plan = self._first(plan)
+        self._held = None
+        memory = self._held = self._place(plan, options)
+        reading = Reading(
+            plan, self.files.partitions, options, False, describer(self.files), memory
+        )
+        before, began = cpu_seconds(), time.perf_counter()
+        stats = engine.run(reading)
+        seconds = time.perf_counter() - began
+        return Sample(
+            nbytes=plan.nbytes, seconds=seconds, cpu_seconds=cpu_seconds() - before,
+            threads=stats.threads, depth=stats.depth, engine=stats.engine,
+        )  # fmt: skip
+
+    def _first(self, plan: ReadPlan) -> ReadPlan:
+        """The ops from the first on that make so many bytes, at least one."""
+        n_ops = int(np.searchsorted(np.cumsum(plan.ops["nbytes"]), self.limit)) + 1
+        ops = plan.ops[:n_ops].copy()
+        n_blocks = int(ops["n_blocks"].sum())
+        return ReadPlan(ops, plan.blocks[:n_blocks], plan.block_ids[:n_blocks])
+
+    def _place(self, plan: ReadPlan, options: LoadOptions) -> Memory:
+        """Give the ops addresses in memory of their own."""
+        ops = plan.ops
+        if self.fresh:
+            end = int((ops["address"] + ops["room"]).max())
+            memory = allocate(end)
+            ops["address"] += memory.address
+            return memory
+        slot_nbytes = int(ops["room"].max() + 4095) // 4096 * 4096
+        slots = min(len(ops), 4 * options.depth * max(options.threads, 1))
+        memory = allocate(slots * slot_nbytes)
+        ops["address"] = memory.address + np.arange(len(ops)) % slots * slot_nbytes
+        memory.populate(0, memory.nbytes // 4096 * 4096)
+        return memory
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process, the system's on its behalf included."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime

@@ -1,0 +1,312 @@
+"""One benchmark: what is measured, in which state, and what follows from it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import tempfile
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ckptfmt import machine
+from ckptfmt.bench import cache_state, contenders
+from ckptfmt.bench.candidates import Candidate, candidates
+from ckptfmt.bench.in_turn import Measurement, measure
+from ckptfmt.bench.judgement import Judgement, judge
+from ckptfmt.bench.rates import LINK_SIZES, Checksums, FreshMemory, Link
+from ckptfmt.bench.raw_reads import RawReads
+from ckptfmt.bench.subject import Subject
+from ckptfmt.bench.timeline import throughput, timeline
+from ckptfmt.bench.tuning import Best, Tuner
+from ckptfmt.options import LoadOptions
+from ckptfmt.units import format_nbytes
+from ckptfmt.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ckptfmt.bench.in_turn import Listener
+    from ckptfmt.trace import Trace
+
+#: Of the files, for one measurement of reads alone; and of fresh memory.
+SAMPLE_NBYTES, FRESH_NBYTES = 1 << 30, 256 << 20
+#: More of the files than this being cached, a load comes from the page cache.
+WARM_SHARE = 0.9
+#: Below this, what a virtual machine's host takes back is not what is measured.
+HOST_NBYTES = 256 << 20
+
+
+@dataclass(slots=True)
+class Bench:
+    """Everything that one run measures.
+
+    Attributes
+    ----------
+    subject : Subject
+        The load.
+    state : str
+        ``cold`` or ``warm``.
+    first : float
+        Rate of the first load, GB/s: it makes what later ones find.
+    tried : list of Candidate
+        The settings as they are, then others.
+    reads : dict
+        Measurements of reads alone, by what decides about them.
+    checksum, memory, link, load, others : Measurement
+        Of the stages, the load, and other loaders.
+    """
+
+    subject: Subject
+    state: str
+    first: float
+    tried: list[Candidate]
+    load: Measurement
+    reads: dict[tuple[object, ...], Measurement] = field(default_factory=dict)
+    checksums: list[Measurement] = field(default_factory=list)
+    memory: list[Measurement] = field(default_factory=list)
+    links: list[Measurement] = field(default_factory=list)
+    others: list[Measurement] = field(default_factory=list)
+
+    @property
+    def ceilings(self) -> list[Measurement]:
+        """All but the loads."""
+        return [*self.reads.values(), *self.checksums, *self.memory, *self.links]
+
+
+def run(
+    path: str | os.PathLike[str],
+    *,
+    device: str = "cpu",
+    state: str | None = None,
+    repeat: int = 5,
+    vs: Sequence[str] = (),
+    source: str | None = None,
+    verify: bool = True,
+    tune: bool = False,
+    options: LoadOptions | None = None,
+    sample_nbytes: int = SAMPLE_NBYTES,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Measure a load beside what limits it, and say which of that does.
+
+    Parameters
+    ----------
+    path : path-like
+        The checkpoint.
+    device : str
+        ``"cpu"``, ``"npu:N"`` or ``"cuda:N"``.
+    state : str, optional
+        ``"cold"``: nothing of the files is in the page cache when a measurement begins; ``"warm"``:
+        all of it is. As they are found if not given: warm from nine tenths on.
+    repeat : int
+        Rounds; each measures everything once.
+    vs : sequence of str
+        Other loaders, of ``contenders.CONTENDERS``.
+    source : str, optional
+        Folder with the same tensors as safetensors, for those; else they are exported beside the
+        checkpoint, and removed.
+    verify : bool
+        Compare checksums.
+    tune : bool
+        Load with the settings that should gain, and keep what does.
+    options : LoadOptions, optional
+        The settings to look at; else the environment's.
+    sample_nbytes : int
+        How much of the files is read for a measurement of reads alone.
+    listener : callable, optional
+        Told of each measurement.
+
+    Returns
+    -------
+    dict
+        The report, of values that JSON has (docs/bench.md).
+
+    Raises
+    ------
+    OptionError, MissingDependencyError
+        There is no such device or loader.
+    FileError
+        The page cache cannot be brought to the state.
+    CkptError
+        As for :func:`ckptfmt.load`.
+    """
+    options = options or LoadOptions.from_environment()
+    rivals = contenders.chosen(vs)
+    with ExitStack() as held:
+        subject = held.enter_context(Subject(path, device, options, verify=verify))
+        held.enter_context(subject.in_use())
+        files = subject.files
+        if state is None:
+            share = cache_state.cached_share(files)
+            state = "warm" if share is not None and share >= WARM_SHARE else "cold"
+        forms = held.enter_context(_safetensors(subject, source)) if rivals else []
+
+        def prepare(one: Measurement) -> None:
+            assert state is not None
+            if one.reads_files:
+                cache_state.establish(forms if one.kind == "contender" else files, state)
+                if subject.device is None and subject.checkpoint.nbytes >= HOST_NBYTES:
+                    cache_state.wait_for_host()
+
+        bench = _begin(subject, state, prepare)
+        _add_reads(bench, sample_nbytes)
+        _add_rates(bench)
+        for name, rival in rivals.items():
+            load = rival.prepare(forms, subject.name)
+            bench.others.append(Measurement(
+                name, rival.what, "contender", lambda load=load: subject.timed(load)
+            ))  # fmt: skip
+        measure([bench.load, *bench.others, *bench.ceilings], repeat, prepare, listener)
+        judged = judge(bench.tried, bench.reads, bench.checksums, bench.links, bench.load,
+                       subject.read_nbytes, cached=state == "warm")  # fmt: skip
+        best = None
+        if tune:
+            best = Tuner(subject, repeat, prepare, listener).tune(bench.tried, judged.gains)
+        traces: list[Trace] = []
+        prepare(bench.load)
+        subject.load(options, verify=verify, trace=traces)
+        return _record(bench, judged, best, traces, repeat)
+
+
+@contextmanager
+def _safetensors(subject: Subject, source: str | None) -> Iterator[list[str]]:
+    """Files with the same tensors for other loaders."""
+    from ckptfmt.exporting import export  # noqa: PLC0415
+    from ckptfmt.sources.folder import find_weights  # noqa: PLC0415
+
+    if source is not None:
+        yield [os.path.join(source, file) for file in find_weights(source).files]
+        return
+    path = subject.checkpoint.path
+    parent = tempfile.mkdtemp(prefix=".bench-", dir=os.path.dirname(os.path.abspath(path)))
+    try:
+        folder = os.path.join(parent, "safetensors")
+        export(path, folder)
+        yield [os.path.join(folder, file) for file in find_weights(folder).files]
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)
+
+
+def _begin(subject: Subject, state: str, prepare: Any) -> Bench:
+    """A first load, which is told apart: it shows what the settings come to."""
+    load = Measurement(
+        "load", "ckptfmt.load", "load",
+        lambda: subject.load(subject.options, verify=subject.verify),
+    )  # fmt: skip
+    prepare(load)
+    first = load.run()
+    tried = candidates(
+        subject.options, subject.way, processors=len(os.sched_getaffinity(0)),
+        can_ring=subject.can_ring, can_direct=subject.can_direct,
+    )  # fmt: skip
+    return Bench(subject, state, first.gb_s, tried, load)
+
+
+def _add_reads(bench: Bench, sample_nbytes: int) -> None:
+    """Reads alone, in each way that is tried and by one thread."""
+    subject = bench.subject
+    reads = RawReads(subject.checkpoint.files, sample_nbytes, fresh=subject.device is None)
+    for candidate in [c for one in bench.tried for c in (one, one.alone())]:
+        if candidate.reads in bench.reads:
+            continue
+        way = candidate.way
+        options = replace(candidate.options, reads="direct" if way.direct else "buffered")
+        how = f"{'io_uring' if way.ring else 'pread'}" if way.direct else "through the page cache"
+        deep = f", {way.depth} deep" if way.ring else ""
+        bench.reads[candidate.reads] = Measurement(
+            f"reads-{len(bench.reads)}",
+            f"{'direct ' if way.direct else ''}reads {'by ' if way.direct else ''}{how}, "
+            f"{way.threads} thread{'s' if way.threads > 1 else ''}{deep}, "
+            f"{format_nbytes(way.op_nbytes)} each",
+            "disk" if way.direct or bench.state == "cold" else "cache",
+            lambda options=options: reads.run(options),
+            params={
+                "direct": way.direct, "io_uring": way.ring, "threads": way.threads,
+                "depth": way.depth, "op_nbytes": way.op_nbytes,
+            },
+        )  # fmt: skip
+
+
+def _add_rates(bench: Bench) -> None:
+    """The other stages."""
+    subject, way = bench.subject, bench.tried[0].way
+    processors = len(os.sched_getaffinity(0))
+    kind = "in the processor's cache" if not way.direct else "in memory"
+    for threads in dict.fromkeys((1, min(way.threads, processors), processors)):
+        checksums = Checksums(threads, cached=not way.direct)
+        bench.checksums.append(Measurement(
+            f"checksum-{threads}", f"checksums of bytes {kind}, {threads} threads", "checksum",
+            checksums.run, reads_files=False, params={"threads": threads},
+        ))  # fmt: skip
+    device = subject.device
+    if device is None:
+        nbytes = min(subject.checkpoint.nbytes, FRESH_NBYTES)
+        memory = FreshMemory(nbytes, min(way.threads, processors))
+        bench.memory.append(Measurement(
+            "memory", f"copies into fresh memory, {memory.threads} threads", "memory",
+            memory.run, reads_files=False, params={"threads": memory.threads},
+        ))  # fmt: skip
+    elif not device.is_shared:
+        for pinned in (True, False):
+            for nbytes in LINK_SIZES:
+                link = Link(device, nbytes, pinned=pinned)
+                how = "pinned" if pinned else "pageable"
+                bench.links.append(Measurement(
+                    f"link-{how}-{nbytes >> 20}MiB",
+                    f"copies to {device.name}, {how}, {nbytes >> 20} MiB each", "link",
+                    link.run, reads_files=False, params={"pinned": pinned, "nbytes": nbytes},
+                ))  # fmt: skip
+
+
+def _record(
+    bench: Bench, judged: Judgement, best: Best | None, traces: list[Trace], repeat: int
+) -> dict[str, Any]:
+    subject = bench.subject
+    files = subject.checkpoint.files
+    stats, way = subject.stats, bench.tried[0].way
+    facts = machine.host_facts()
+    facts |= {"file_system": machine.filesystem(subject.checkpoint.path)}
+    if subject.device is not None:
+        facts["device"] = asdict(machine.device_facts(subject.device))
+    return {
+        "ckptfmt": VERSION,
+        "path": subject.checkpoint.path,
+        "device": subject.name,
+        "state": bench.state,
+        "repeat": repeat,
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "machine": facts,
+        "checkpoint": {
+            "nbytes": subject.checkpoint.nbytes, "tensors": len(files.index.tensors),
+            "partitions": len(files.partitions),
+        },
+        "settings": {
+            **asdict(subject.options), **asdict(way), "io": stats.engine,
+            "engine_reason": stats.engine_reason, "staging": stats.staging,
+        },
+        "load": {
+            **_rates(bench.load), "first_gb_s": bench.first,
+            "seconds": subject.checkpoint.nbytes * bench.load.median(), "stats": stats.to_dict(),
+        },
+        "ceilings": [
+            {**_rates(one), "kind": one.kind, "params": one.params, "limits": one.id == judged.by}
+            for one in bench.ceilings
+        ],
+        "contenders": [_rates(one) for one in bench.others],
+        "limit": judged.limit,
+        "stages": judged.stages,
+        "gains": [asdict(gain) for gain in judged.gains],
+        "best": None if best is None else asdict(best),
+        "timeline": timeline(traces),
+        "throughput": throughput(traces),
+        "notes": judged.notes,
+    }  # fmt: skip
+
+
+def _rates(one: Measurement) -> dict[str, Any]:
+    return {
+        "id": one.id, "what": one.what, "gb_s": one.gb_s,
+        "runs_gb_s": [sample.gb_s for sample in one.samples], "nbytes": one.samples[0].nbytes,
+    }  # fmt: skip

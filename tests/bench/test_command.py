@@ -1,0 +1,135 @@
+"""``ckptfmt bench`` as it is met: what it prints, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ckptfmt.bench import cache_state
+from ckptfmt.cli import main
+from ckptfmt.errors import FileError
+
+pytest.importorskip("torch", reason="needs torch")
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["bench", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def report(measured: Path) -> dict[str, Any]:
+    result = run(measured, "--warm", "--repeat", "1", "--vs", "safetensors,safetensors-clone", "--json")
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout))
+
+
+def test_report_has_all_that_is_promised(report: dict[str, Any], measured: Path) -> None:
+    assert report["path"] == str(measured)
+    assert (report["device"], report["state"], report["repeat"]) == ("cpu", "warm", 1)
+    assert report["checkpoint"] == {"nbytes": 96 << 20, "tensors": 24, "partitions": 2}
+    load = report["load"]
+    assert load["gb_s"] > 0
+    assert load["first_gb_s"] > 0
+    assert load["runs_gb_s"] == [load["gb_s"]]
+    assert load["stats"]["verified_nbytes"] == 96 << 20
+    kinds = {one["kind"] for one in report["ceilings"]}
+    assert {"cache", "checksum", "memory"} <= kinds
+    assert len(report["limit"]) == 5
+    assert 0 < report["limit"]["reached"] < 3
+    assert {"page cache", "checksum"} <= set(report["stages"])
+    assert {(g["setting"], g["value"]) for g in report["gains"]} >= {("verify", "off"), ("reads", "direct")}
+    assert all(g["measured_gain"] is None for g in report["gains"])
+    assert report["best"] is None
+
+
+def test_contenders_load_the_same_tensors(report: dict[str, Any], measured: Path) -> None:
+    assert [c["id"] for c in report["contenders"]] == ["safetensors", "safetensors-clone"]
+    assert all(c["gb_s"] > 0 and c["nbytes"] == 96 << 20 for c in report["contenders"])
+    assert [p.name for p in measured.parent.iterdir()] == [measured.name]  # what was exported is gone
+
+
+def test_time_line_covers_the_load(report: dict[str, Any]) -> None:
+    timeline = report["timeline"]
+    events = [event for worker in timeline["workers"] for event in worker["events"]]
+    assert sum(e[3] for e in events if e[2] in ("read", "buffered read")) >= 96 << 20
+    assert sum(e[3] for e in events if e[2] == "verify") == 96 << 20
+    assert all(0 <= e[0] <= e[1] <= timeline["seconds"] + 1e-6 for e in events)
+    steps = report["throughput"]
+    width = steps[0][0]
+    assert sum(rate for _, rate in steps) * width == pytest.approx(96 * 1.048576e-3, rel=0.05)
+
+
+def test_a_person_is_told_in_lines(measured: Path) -> None:
+    result = run(measured, "--cold", "--repeat", "1", "--no-verify", "--tune")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].endswith("to cpu, cold, medians of 1")
+    assert lines[1].startswith("limited by ")
+    assert any("<- the limit" in line for line in lines) or "GB/s is" in lines[1]
+    assert lines[-1].startswith("best: ")
+
+
+def test_other_loads_are_traced_and_counted_as_before(measured: Path, tmp_path: Path) -> None:
+    """A trace of a load to the CPU, which bench's time line is made from."""
+    trace = tmp_path / "trace.json"
+    result = CliRunner().invoke(main, ["load", str(measured), "--trace", str(trace)])
+    assert result.exit_code == 0, result.output
+    names = {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}
+    assert "checksum" in names
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--vs", "nobody"], 2, "--vs nobody: expected some of safetensors"),
+        (["--device", "auto"], 2, "bench looks at one device"),
+        (["--device", "gpu"], 2, "device is 'gpu'"),
+        (["--report", "/nowhere/bench.html"], 2, "there is no folder /nowhere"),
+        (["--vs", "fastsafetensors"], 1, "pip install fastsafetensors"),
+    ],
+)
+def test_misuse(options: list[str], code: int, words: str, measured: Path) -> None:
+    result = run(measured, *options)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert words in result.stderr
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    result = run(tmp_path / "none")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "none" in result.stderr
+
+
+def test_a_state_that_cannot_be_had_is_told(tmp_path: Path) -> None:
+    """Files of a file system in memory are never cold."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or os.statvfs(memory).f_bavail * 4096 < 256 << 20:
+        pytest.skip("no /dev/shm with room")
+    file = memory / f"ckptfmt-{os.getpid()}"
+    try:
+        file.write_bytes(bytes(65 << 20))
+        with pytest.raises(FileError, match="cannot be had cold: 100% of the files") as raised:
+            cache_state.establish([file], "cold")
+        assert "file system is memory" in str(raised.value.hint)
+        assert cache_state.establish([file], "warm") == 1.0
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def test_states_are_established_and_checked(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(8 << 20))
+    fd = os.open(file, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+    assert cache_state.establish([file], "warm") == 1.0
+    cold = cache_state.establish([file], "cold")
+    assert cold is not None
+    assert cold < 0.01
+    half = cache_state.establish([file], "half")
+    assert half == pytest.approx(0.5, abs=0.26)
