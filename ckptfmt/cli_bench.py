@@ -27,7 +27,7 @@ GAINS = 6
 @click.option("--cold", "state", flag_value="cold", help="Nothing of the files in the page cache.")
 @click.option("--warm", "state", flag_value="warm",
               help="All of them in the page cache.  [default: as they are found]")  # fmt: skip
-@click.option("--repeat", type=click.IntRange(1), default=5, show_default=True,
+@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True,
               help="Rounds; each measures everything once.")  # fmt: skip
 @click.option("--vs", metavar="LOADER,…",
               help="Race against safetensors, safetensors-pread, safetensors-clone, runai, "

@@ -55,7 +55,9 @@ class Candidate:
         return (way.direct, way.ring, way.threads, way.depth, way.op_nbytes)
 
     def alone(self) -> Candidate:
-        """The same reads by one thread."""
+        """The same reads by one thread, where a thread waits for its reads; else just these."""
+        if self.way.overlaps and not self.way.waits_for_copies:
+            return self
         return replace(
             self, options=replace(self.options, threads=1), way=replace(self.way, threads=1)
         )

@@ -142,9 +142,22 @@ def judge(
             measured / seconds - 1, STAGES[then.limit],
         ))  # fmt: skip
     gains.sort(key=lambda gain: -gain.predicted_gain)
-    limit, by = _limit(now.limit, base, gains, reads, checksums, pinned, load)
+    # Leaving the checksums out, or the page cache for the disk, is another load, not a better one.
+    sure = {
+        (c.setting, c.value) for c in tried[1:]
+        if c.setting not in ("verify", "reads") and _is_faster(reads[c.reads], reads[base.reads])
+    }  # fmt: skip
+    helps = [gain for gain in gains if (gain.setting, gain.value) in sure]
+    limit, by = _limit(now.limit, base, helps, reads, checksums, pinned, load)
     notes = _notes(now.stages, now.limit, load, measured)
     return Judgement(limit, by, now.stages, gains, notes)
+
+
+def _is_faster(one: Measurement, other: Measurement) -> bool:
+    """Whether a way to read was faster in every round, or is the same: once may be by chance."""
+    return one is other or all(
+        a.gb_s > b.gb_s for a, b in zip(one.samples, other.samples, strict=True)
+    )
 
 
 def _link(pinned: Sequence[Measurement], candidate: Candidate) -> float:
@@ -160,13 +173,13 @@ def _link(pinned: Sequence[Measurement], candidate: Candidate) -> float:
 def _limit(
     stage: str,
     base: Candidate,
-    gains: Sequence[Gain],
+    helps: Sequence[Gain],
     reads: Mapping[tuple[object, ...], Measurement],
     checksums: Sequence[Measurement],
     pinned: Sequence[Measurement],
     load: Measurement,
 ) -> tuple[dict[str, Any], str]:
-    """The limit in words, and the measurement that is its ceiling."""
+    """The limit in words, and the measurement that is its ceiling; `helps` has the best first."""
     way = base.way
     if stage in ("disk", "page cache"):
         ceiling = max(
@@ -183,8 +196,6 @@ def _limit(
         "id": stage, "what": STAGES[stage], "gb_s": ceiling.gb_s,
         "reached": load.gb_s / ceiling.gb_s if ceiling.gb_s else 0.0, "advice": ADVICE[stage],
     }  # fmt: skip
-    # Leaving the checksums out, or the page cache for the disk, is another load, not a better one.
-    helps = [g for g in gains if g.setting not in ("verify", "reads")]
     if helps and helps[0].predicted_gain >= SETTING_GAIN:
         best = helps[0]
         value = getattr(way, best.setting, getattr(base.options, best.setting, ""))

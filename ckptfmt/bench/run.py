@@ -27,11 +27,16 @@ from ckptfmt.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ckptfmt.bench.contenders import Contender, Load
     from ckptfmt.bench.in_turn import Listener
+    from ckptfmt.bench.raw_reads import Sample
     from ckptfmt.trace import Trace
 
-#: Of the files, for one measurement of reads alone; and of fresh memory.
-SAMPLE_NBYTES, FRESH_NBYTES = 1 << 30, 256 << 20
+#: Of the files, for one measurement of reads alone: what the first load reads in so many seconds,
+#: within bounds.
+SAMPLE_SECONDS, SAMPLE_NBYTES = 0.3, (32 << 20, 1 << 30)
+#: Of fresh memory.
+FRESH_NBYTES = 256 << 20
 #: More of the files than this being cached, a load comes from the page cache.
 WARM_SHARE = 0.9
 #: Below this, what a virtual machine's host takes back is not what is measured.
@@ -80,13 +85,12 @@ def run(
     *,
     device: str = "cpu",
     state: str | None = None,
-    repeat: int = 5,
+    repeat: int = 3,
     vs: Sequence[str] = (),
     source: str | None = None,
     verify: bool = True,
     tune: bool = False,
     options: LoadOptions | None = None,
-    sample_nbytes: int = SAMPLE_NBYTES,
     listener: Listener | None = None,
 ) -> dict[str, Any]:
     """Measure a load beside what limits it, and say which of that does.
@@ -113,8 +117,6 @@ def run(
         Load with the settings that should gain, and keep what does.
     options : LoadOptions, optional
         The settings to look at; else the environment's.
-    sample_nbytes : int
-        How much of the files is read for a measurement of reads alone.
     listener : callable, optional
         Told of each measurement.
 
@@ -147,17 +149,16 @@ def run(
             assert state is not None
             if one.reads_files:
                 cache_state.establish(forms if one.kind == "contender" else files, state)
-                if subject.device is None and subject.checkpoint.nbytes >= HOST_NBYTES:
+                is_load = one.kind in ("load", "contender")
+                if is_load and subject.device is None and subject.checkpoint.nbytes >= HOST_NBYTES:
+                    subject.hold()
                     cache_state.wait_for_host()
 
         bench = _begin(subject, state, prepare)
-        _add_reads(bench, sample_nbytes)
+        _add_reads(bench)
         _add_rates(bench)
         for name, rival in rivals.items():
-            load = rival.prepare(forms, subject.name)
-            bench.others.append(Measurement(
-                name, rival.what, "contender", lambda load=load: subject.timed(load)
-            ))  # fmt: skip
+            bench.others.append(_contender(bench, name, rival, rival.prepare(forms, subject.name)))
         measure([bench.load, *bench.others, *bench.ceilings], repeat, prepare, listener)
         judged = judge(bench.tried, bench.reads, bench.checksums, bench.links, bench.load,
                        subject.read_nbytes, cached=state == "warm")  # fmt: skip
@@ -168,6 +169,18 @@ def run(
         prepare(bench.load)
         subject.load(options, verify=verify, trace=traces)
         return _record(bench, judged, best, traces, repeat)
+
+
+def _contender(bench: Bench, name: str, rival: Contender, load: Load) -> Measurement:
+    """Another loader; what it maps is let go, for it would keep the files in the page cache."""
+
+    def run() -> Sample:
+        try:
+            return bench.subject.timed(load)
+        finally:
+            bench.subject.release()
+
+    return Measurement(name, rival.what, "contender", run)
 
 
 @contextmanager
@@ -204,10 +217,12 @@ def _begin(subject: Subject, state: str, prepare: Any) -> Bench:
     return Bench(subject, state, first.gb_s, tried, load)
 
 
-def _add_reads(bench: Bench, sample_nbytes: int) -> None:
-    """Reads alone, in each way that is tried and by one thread."""
+def _add_reads(bench: Bench) -> None:
+    """Reads alone, in each way that is tried, and by one thread where that has to be known."""
     subject = bench.subject
-    reads = RawReads(subject.checkpoint.files, sample_nbytes, fresh=subject.device is None)
+    least, most = SAMPLE_NBYTES
+    nbytes = min(max(int(bench.first * 1e9 * SAMPLE_SECONDS), least), most)
+    reads = RawReads(subject.checkpoint.files, nbytes, fresh=subject.device is None)
     for candidate in [c for one in bench.tried for c in (one, one.alone())]:
         if candidate.reads in bench.reads:
             continue

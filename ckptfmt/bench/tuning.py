@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ckptfmt.options import LoadOptions
 
 #: Settings that are loaded with, the most promising ones.
-TRIED = 6
+TRIED = 4
 
 
 @dataclass(slots=True)

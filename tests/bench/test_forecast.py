@@ -121,7 +121,7 @@ def test_one_slow_thread_is_named_before_the_disk() -> None:
 
 def test_a_disk_that_is_busy_is_the_limit() -> None:
     tried = candidates(LoadOptions(), RING, processors=2, can_ring=True, can_direct=True)
-    reads = {
+    reads: dict[tuple[object, ...], Measurement] = {
         candidate.reads: _measured(str(candidate.reads), "disk", 1.0)
         for one in tried for candidate in (one, one.alone())
     }  # fmt: skip
