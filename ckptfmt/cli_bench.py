@@ -40,7 +40,9 @@ GAINS = 6
 @click.option("--report", type=click.Path(), metavar="FILE.html",
               help="Write a page with pictures.")  # fmt: skip
 @JSON
-def bench(path: str, vs: str | None, no_verify: bool, report: str | None, as_json: bool, **given: Any) -> None:
+def bench(
+    path: str, vs: str | None, no_verify: bool, report: str | None, as_json: bool, **given: Any
+) -> None:
     """Measure a load of PATH beside what limits it: disk, memory, checksums, link to the device.
 
     It says which of them does, how much of it is reached, and what other settings would gain.

@@ -22,9 +22,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from ckptfmt.bench.cache_state import cached_share, establish
 from bench.models import MODELS, make
 from bench.record import describe
+
+from ckptfmt.bench.cache_state import cached_share, establish
 
 CONVERT = """
 import json, resource, sys, time

@@ -24,10 +24,11 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from ckptfmt.bench.cache_state import establish
 from bench.contenders import CONTENDERS
 from bench.models import MODELS, make
 from bench.record import describe
+
+from ckptfmt.bench.cache_state import establish
 
 #: Ceilings, run by the C program: mode, depth, block, threads.
 CEILINGS = {

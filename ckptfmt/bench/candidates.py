@@ -114,8 +114,8 @@ def _changes(
         if way.ring:
             yield "io", "pread", replace(base, io="pread"), replace(way, ring=False, depth=1)
         elif can_ring:
-            ring = replace(way, ring=True, depth=base.depth)
-            yield "io", "io_uring", replace(base, io="io_uring"), ring
+            ringed = replace(way, ring=True, depth=base.depth)
+            yield "io", "io_uring", replace(base, io="io_uring"), ringed
     elif can_direct:
         ring = can_ring and base.io != "pread"
         direct = replace(way, direct=True, ring=ring, depth=base.depth if ring else 1)

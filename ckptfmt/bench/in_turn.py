@@ -49,7 +49,7 @@ class Measurement:
 
     def median(self, field_name: str = "seconds") -> float:
         """Of seconds (or processor seconds) for a byte."""
-        return statistics.median(getattr(s, field_name) / s.nbytes for s in self.samples)
+        return statistics.median(float(getattr(s, field_name)) / s.nbytes for s in self.samples)
 
 
 def measure(

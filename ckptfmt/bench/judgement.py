@@ -199,7 +199,7 @@ def _limit(
     if helps and helps[0].predicted_gain >= SETTING_GAIN:
         best = helps[0]
         value = getattr(way, best.setting, getattr(base.options, best.setting, ""))
-        value = format_nbytes(value) if best.setting == "op_nbytes" else value
+        value = format_nbytes(way.op_nbytes) if best.setting == "op_nbytes" else value
         found |= {
             "id": best.setting,
             "what": f"{best.setting.replace('_', ' ')} ({value})",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Enough for the clock, and for more threads than one to come into their stride.
 LEAST_SECONDS = 0.05
-#: What is in the processor's cache when buffered reads sum it up, and what is not after direct ones.
+#: What is in the processor's cache when buffered reads sum it up; what is not, after direct ones.
 CACHED_NBYTES, UNCACHED_NBYTES = 1 << 20, 64 << 20
 #: Of copies over the link.
 LINK_SIZES = (1 << 20, 4 << 20, 16 << 20, 64 << 20)
@@ -76,7 +76,7 @@ class Checksums:
     def _sum(self, number: int) -> int:
         buffer = self._buffers[number]
         for at in range(0, len(buffer), self._step):
-            _core.crc32c(buffer[at : at + self._step])
+            _core.crc32c(buffer[at : at + self._step].data)
         return len(buffer)
 
 
@@ -103,7 +103,7 @@ class FreshMemory:
         nbytes = self._step * self.threads
         self._held = None
         region = self._held = allocate(nbytes).region(0, nbytes, nbytes)
-        target = np.frombuffer(region, np.uint8)
+        target = np.frombuffer(memoryview(region), np.uint8)
 
         def fill(number: int) -> None:
             mine = target[number * self._step : (number + 1) * self._step]
@@ -114,7 +114,6 @@ class FreshMemory:
             before, began = cpu_seconds(), time.perf_counter()
             list(pool.map(fill, range(self.threads)))
             seconds = time.perf_counter() - began
-        del target
         return Sample(
             nbytes=nbytes, seconds=seconds, cpu_seconds=cpu_seconds() - before,
             threads=self.threads,
@@ -122,7 +121,7 @@ class FreshMemory:
 
 
 class Link:
-    """Copies to a device by torch alone, queued one behind the other: a yardstick that owes us nothing.
+    """Copies to a device by torch alone, one queued behind the other: it owes us nothing.
 
     Parameters
     ----------

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckptfmt import machine
@@ -236,7 +237,7 @@ def _add_reads(bench: Bench) -> None:
             f"{way.threads} thread{'s' if way.threads > 1 else ''}{deep}, "
             f"{format_nbytes(way.op_nbytes)} each",
             "disk" if way.direct or bench.state == "cold" else "cache",
-            lambda options=options: reads.run(options),
+            partial(reads.run, options),
             params={
                 "direct": way.direct, "io_uring": way.ring, "threads": way.threads,
                 "depth": way.depth, "op_nbytes": way.op_nbytes,

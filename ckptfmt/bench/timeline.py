@@ -39,9 +39,9 @@ def timeline(traces: Sequence[Trace]) -> dict[str, Any]:
 def throughput(traces: Sequence[Trace]) -> list[list[float]]:
     """Rate of what has been read, GB/s, over the time of the load, by equal steps."""
     reads = [t.events[t.events["kind"] <= 1] for t in traces]
-    events = np.concatenate(reads) if reads else np.zeros(0)
-    if not len(events):
+    if not any(len(mine) for mine in reads):
         return []
+    events = np.concatenate(reads)
     began = min(int(t.events["begin"].min()) for t in traces if len(t.events))
     seconds = (events["end"] - began) / 1e9
     # Fewer steps than reads: each has some that end in it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptfmt.bench.in_turn import Measurement, measure
@@ -101,13 +102,13 @@ class Tuner:
     def _against_now(
         self, ways: Mapping[str, tuple[LoadOptions, bool]]
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Rates of loads in some ways over those as they are, by round; and all rates, ``""`` too."""
+        """Rates over those of loads as they are, by round; and all rates, those too as ``""``."""
         subject = self.subject
         now = (subject.options, subject.verify)
         loads = {
             name: Measurement(
-                name, f"loads with {name}" if name else "loads as it is", "load",
-                lambda options=options, verify=verify: subject.load(options, verify=verify),
+                name, f"loads with {name}" if name else "loads as they are", "load",
+                partial(subject.load, options, verify=verify),
             )
             for name, (options, verify) in {"": now, **ways}.items()
         }  # fmt: skip

@@ -19,8 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ckptfmt.bench.cache_state import establish, wait_for_host
 from bench.contenders import CONTENDERS, Tensors
+from ckptfmt.bench.cache_state import establish, wait_for_host
 
 M_MMAP_THRESHOLD = -3
 

@@ -21,8 +21,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
-from ckptfmt.bench.cache_state import establish, wait_for_host
 from bench.child import check, cpu_seconds
+from ckptfmt.bench.cache_state import establish, wait_for_host
 
 #: The pools of two devices by default.
 POOLS_NBYTES = 2 * (256 << 20)

@@ -49,7 +49,8 @@ def bench(measured: Path) -> Callable[..., Report]:
     """Run ``ckptfmt bench`` with options and variables; its report."""
 
     def run(*options: str, python: str = sys.executable, **variables: str | Path) -> Report:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **{k: str(v) for k, v in variables.items()}}
+        given = {name: str(value) for name, value in variables.items()}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **given}
         done = subprocess.run(
             [python, "-m", "ckptfmt", "bench", measured, "--json", *options],
             capture_output=True, text=True, timeout=300, check=False, env=environment, cwd=ROOT,

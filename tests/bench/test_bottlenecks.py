@@ -1,7 +1,7 @@
 """Bench names what is slow, whatever that is, and knows what a setting will bring.
 
-Each piece is slow on command: reads are paced, checksums go by tables, the link is simulated. What a
-setting gains is predicted from the stages, then loaded with: both have to agree within a fifth.
+Each piece is slow on command: reads are paced, checksums go by tables, the link is simulated. What
+a setting gains is predicted from the stages, then loaded with: both have to agree within a fifth.
 Something else on the machine may come between the two, so that a run is repeated, twice at most.
 """
 

@@ -23,7 +23,8 @@ def run(*arguments: str | Path) -> Result:
 
 @pytest.fixture(scope="module")
 def report(measured: Path) -> dict[str, Any]:
-    result = run(measured, "--warm", "--repeat", "1", "--vs", "safetensors,safetensors-clone", "--json")
+    others = "safetensors,safetensors-clone"
+    result = run(measured, "--warm", "--repeat", "1", "--vs", others, "--json")
     assert result.exit_code == 0, result.output
     return dict(json.loads(result.stdout))
 
@@ -42,7 +43,8 @@ def test_report_has_all_that_is_promised(report: dict[str, Any], measured: Path)
     assert len(report["limit"]) == 5
     assert 0 < report["limit"]["reached"] < 3
     assert {"page cache", "checksum"} <= set(report["stages"])
-    assert {(g["setting"], g["value"]) for g in report["gains"]} >= {("verify", "off"), ("reads", "direct")}
+    told = {(gain["setting"], gain["value"]) for gain in report["gains"]}
+    assert told >= {("verify", "off"), ("reads", "direct")}
     assert all(g["measured_gain"] is None for g in report["gains"])
     assert report["best"] is None
 
@@ -50,7 +52,8 @@ def test_report_has_all_that_is_promised(report: dict[str, Any], measured: Path)
 def test_contenders_load_the_same_tensors(report: dict[str, Any], measured: Path) -> None:
     assert [c["id"] for c in report["contenders"]] == ["safetensors", "safetensors-clone"]
     assert all(c["gb_s"] > 0 and c["nbytes"] == 96 << 20 for c in report["contenders"])
-    assert [p.name for p in measured.parent.iterdir()] == [measured.name]  # what was exported is gone
+    # What was exported is gone.
+    assert [path.name for path in measured.parent.iterdir()] == [measured.name]
 
 
 def test_time_line_covers_the_load(report: dict[str, Any]) -> None:

@@ -66,7 +66,9 @@ def test_what_no_stage_accounts_for_stays() -> None:
     assert forecast(RING, DISK, GB, 5.0).limit == "overhead"
 
 
-@pytest.mark.parametrize(("processors", "counts"), [(1, (1, 2)), (2, (1, 2, 4)), (64, (1, 2, 4, 8, 16))])
+@pytest.mark.parametrize(
+    ("processors", "counts"), [(1, (1, 2)), (2, (1, 2, 4)), (64, (1, 2, 4, 8, 16))]
+)
 def test_thread_counts(processors: int, counts: tuple[int, ...]) -> None:
     assert thread_counts(processors) == counts
 
@@ -97,8 +99,7 @@ def test_candidates_where_little_can_be_had() -> None:
 
 def _measured(name: str, kind: str, gb_s: float, **params: object) -> Measurement:
     sample = Sample(nbytes=GB, seconds=1 / gb_s, cpu_seconds=0.05 / gb_s)
-    one = Measurement(name, name, kind, lambda: sample, params=dict(params), samples=[sample] * 3)
-    return one
+    return Measurement(name, name, kind, lambda: sample, params=dict(params), samples=[sample] * 3)
 
 
 def test_one_slow_thread_is_named_before_the_disk() -> None:
@@ -108,7 +109,7 @@ def test_one_slow_thread_is_named_before_the_disk() -> None:
     for candidate in [c for one in tried for c in (one, one.alone())]:
         rate = 0.5 * min(candidate.way.threads, 4)
         reads[candidate.reads] = _measured(str(candidate.reads), "disk", rate)
-    checksums = [_measured("c1", "checksum", 5.0, threads=1), _measured("c2", "checksum", 9.0, threads=2)]
+    checksums = [_measured(f"c{n}", "checksum", 4.5 * n, threads=n) for n in (1, 2)]
     load = _measured("load", "load", 0.45)
     found = judge(tried, reads, checksums, [], load, GB, cached=False)
     assert found.limit["id"] == "threads"
@@ -125,7 +126,7 @@ def test_a_disk_that_is_busy_is_the_limit() -> None:
         candidate.reads: _measured(str(candidate.reads), "disk", 1.0)
         for one in tried for candidate in (one, one.alone())
     }  # fmt: skip
-    checksums = [_measured("c1", "checksum", 5.0, threads=1), _measured("c2", "checksum", 9.0, threads=2)]
+    checksums = [_measured(f"c{n}", "checksum", 4.5 * n, threads=n) for n in (1, 2)]
     load = _measured("load", "load", 0.97)
     found = judge(tried, reads, checksums, [], load, GB, cached=False)
     assert (found.limit["id"], found.limit["what"]) == ("disk", "the disk")
