@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from ckptfmt.trace import Trace
 
 #: Of the files, for one measurement of reads alone: what the first load reads in so many seconds,
-#: within bounds.
+#: within bounds. Reads to a device go into the same memory again and again, so that they may be more.
 SAMPLE_SECONDS, SAMPLE_NBYTES = 0.3, (32 << 20, 1 << 30)
+SAMPLE_TO_DEVICE = 4
 #: Of fresh memory.
 FRESH_NBYTES = 256 << 20
 #: More of the files than this being cached, a load comes from the page cache.
@@ -222,19 +223,24 @@ def _add_reads(bench: Bench) -> None:
     """Reads alone, in each way that is tried, and by one thread where that has to be known."""
     subject = bench.subject
     least, most = SAMPLE_NBYTES
+    fresh = subject.device is None
+    most = most if fresh else most * SAMPLE_TO_DEVICE
     nbytes = min(max(int(bench.first * 1e9 * SAMPLE_SECONDS), least), most)
-    reads = RawReads(subject.checkpoint.files, nbytes, fresh=subject.device is None)
+    reads = RawReads(subject.checkpoint.files, nbytes, fresh=fresh)
     for candidate in [c for one in bench.tried for c in (one, one.alone())]:
         if candidate.reads in bench.reads:
             continue
         way = candidate.way
-        options = replace(candidate.options, reads="direct" if way.direct else "buffered")
+        # Said outright: reads alone would choose other threads than those that go on to a device.
+        options = replace(
+            candidate.options, threads=way.threads, reads="direct" if way.direct else "buffered"
+        )
         how = f"{'io_uring' if way.ring else 'pread'}" if way.direct else "through the page cache"
         deep = f", {way.depth} deep" if way.ring else ""
         bench.reads[candidate.reads] = Measurement(
             f"reads-{len(bench.reads)}",
             f"{'direct ' if way.direct else ''}reads {'by ' if way.direct else ''}{how}, "
-            f"{way.threads} thread{'s' if way.threads > 1 else ''}{deep}, "
+            f"{_threads(way.threads)}{deep}, "
             f"{format_nbytes(way.op_nbytes)} each",
             "disk" if way.direct or bench.state == "cold" else "cache",
             partial(reads.run, options),
@@ -253,7 +259,8 @@ def _add_rates(bench: Bench) -> None:
     for threads in dict.fromkeys((1, min(way.threads, processors), processors)):
         checksums = Checksums(threads, cached=not way.direct)
         bench.checksums.append(Measurement(
-            f"checksum-{threads}", f"checksums of bytes {kind}, {threads} threads", "checksum",
+            f"checksum-{threads}", f"checksums of bytes {kind}, {_threads(threads)}",
+            "checksum",
             checksums.run, reads_files=False, params={"threads": threads},
         ))  # fmt: skip
     device = subject.device
@@ -261,7 +268,7 @@ def _add_rates(bench: Bench) -> None:
         nbytes = min(subject.checkpoint.nbytes, FRESH_NBYTES)
         memory = FreshMemory(nbytes, min(way.threads, processors))
         bench.memory.append(Measurement(
-            "memory", f"copies into fresh memory, {memory.threads} threads", "memory",
+            "memory", f"copies into fresh memory, {_threads(memory.threads)}", "memory",
             memory.run, reads_files=False, params={"threads": memory.threads},
         ))  # fmt: skip
     elif not device.is_shared:
@@ -319,6 +326,10 @@ def _record(
         "throughput": throughput(traces),
         "notes": judged.notes,
     }  # fmt: skip
+
+
+def _threads(number: int) -> str:
+    return "1 thread" if number == 1 else f"{number} threads"
 
 
 def _rates(one: Measurement) -> dict[str, Any]:
