@@ -16,7 +16,7 @@ ORDER = """
     version errors problems stats workers code_hints acl_codes cuda_codes device_errors
     _native _core
     page_cache trace
-    units selection dtypes layout index write_plan read_plan options rendering
+    units telemetry selection dtypes layout index write_plan read_plan options rendering
     placement device_plan chips selftest_report
     input_file strategy partitions checkpoint_files reading engine tensors loading
     runtime_library acl_library cuda_library gds accelerator npu cuda devices pool staging machine
@@ -25,6 +25,7 @@ ORDER = """
     sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
     sources.torch_zip sources.stored truth sources.choose sources
     target writer conversion selftest_model comparison verification exporting selftest
+    bench_style bench_timeline bench_words bench_bars bench_tracks bench_tables bench_page
     terminal cli_devices cli __main__
 """.split()  # noqa: SIM905 - a list of words, read as the layers it shows
 POSITION = {f"ckptfmt.{name}": i for i, name in enumerate(ORDER)}
@@ -34,7 +35,8 @@ PURE = [
     "errors", "problems", "stats", "units", "selection", "dtypes", "layout", "index", "write_plan",
     "read_plan", "options", "rendering", "acl_codes", "cuda_codes", "code_hints", "placement",
     "device_plan", "device_errors",
-    "chips", "selftest_report",
+    "chips", "selftest_report", "bench_style", "bench_timeline", "bench_words", "bench_bars",
+    "bench_tracks", "bench_tables", "bench_page",
 ]  # fmt: skip
 #: Modules of the standard library that reach outside the process.
 OUTSIDE = {
@@ -54,6 +56,7 @@ PLACES = {
     "huggingface_hub": set(),
     "modelscope": set(),
     "transformers": set(),
+    "opentelemetry": {"telemetry"},
 }
 MAX_LINES = 400
 
