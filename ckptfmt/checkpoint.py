@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptfmt import device_loading, dtypes, fill, loading, placement, selection, streaming
+from ckptfmt import (
+    device_loading,
+    dtypes,
+    fill,
+    loading,
+    placement,
+    selection,
+    streaming,
+    telemetry,
+)
 from ckptfmt.checkpoint_files import CheckpointFiles
 from ckptfmt.devices import Devices
 from ckptfmt.errors import OptionError
@@ -49,7 +58,8 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike[str], *, options: LoadOptions | None = None) -> None:
         self.options = options or LoadOptions.from_environment()
-        self.files = CheckpointFiles(path)
+        with telemetry.span("open", path=str(path)):
+            self.files = CheckpointFiles(path)
         self.path = self.files.path
         self.index: Index = self.files.index
         self.positions: dict[str, int] = self.files.positions
@@ -130,29 +140,31 @@ class Checkpoint:
 
         What the workers do is added to `trace`, for :func:`ckptfmt.trace.write`.
         """
-        row = dtypes.cast_target(dtype)
-        if verify is None:
-            verify = not mmap or row is not None  # what is cast is read, so nothing is left to map
-        request = loading.Request(
-            self.files, selection.select(self.positions, names), options or self.options,
-            verify=verify, framework=framework, progress=progress,
-            devices=_devices(device, no_split), traces=trace,
-        )  # fmt: skip
-        if request.devices is not None and mmap:
-            raise OptionError(f"mmap=True maps files into host memory, device is {device!r}")
-        with self.files.in_use():
-            if request.devices is not None:
-                found, stats = device_loading.load(request, request.devices)
-                if row is not None:
-                    found = device_loading.cast(found, row, request, request.devices)
-            elif row is not None:
-                found, stats = streaming.load_cast(request, row)
-            elif mmap:
-                found, stats = loading.map_tensors(request)
-            else:
-                found, stats = loading.read_tensors(request)
-        self._remember(stats, request)
-        return found
+        with telemetry.span("load", path=self.path) as span:
+            row = dtypes.cast_target(dtype)
+            if verify is None:  # what is cast is read, so nothing is left to map
+                verify = not mmap or row is not None
+            request = loading.Request(
+                self.files, selection.select(self.positions, names), options or self.options,
+                verify=verify, framework=framework, progress=progress,
+                devices=_devices(device, no_split), traces=trace,
+            )  # fmt: skip
+            if request.devices is not None and mmap:
+                raise OptionError(f"mmap=True maps files into host memory, device is {device!r}")
+            with self.files.in_use():
+                if request.devices is not None:
+                    found, stats = device_loading.load(request, request.devices)
+                    if row is not None:
+                        with telemetry.span("cast"):
+                            found = device_loading.cast(found, row, request, request.devices)
+                elif row is not None:
+                    found, stats = streaming.load_cast(request, row)
+                elif mmap:
+                    found, stats = loading.map_tensors(request)
+                else:
+                    found, stats = loading.read_tensors(request)
+            self._remember(stats, request, span)
+            return found
 
     def stream(
         self,
@@ -229,12 +241,12 @@ class Checkpoint:
         ChecksumError, FileError
             As for :meth:`load`; the target's tensors are then partly overwritten.
         """
-        with self.files.in_use():
+        with telemetry.span("load_into", path=self.path) as span, self.files.in_use():
             stats, request = fill.fill(
                 self.files, target, strict=strict, verify=verify, options=options or self.options,
                 progress=progress,
             )  # fmt: skip
-        self._remember(stats, request)
+            self._remember(stats, request, span)
 
     def read(self, name: str) -> memoryview:
         """The verified bytes of one tensor, little-endian and row-major, of any dtype."""
@@ -252,9 +264,13 @@ class Checkpoint:
         """Statistics of the latest load from this object, None before the first."""
         return self._stats
 
-    def _remember(self, stats: LoadStats, request: loading.Request) -> None:
+    def _remember(
+        self, stats: LoadStats, request: loading.Request, span: telemetry.Span
+    ) -> None:
         nbytes = self.files.nbytes(request.chosen.values())
         self._stats = remember(replace(stats, nbytes=nbytes))
+        span.tell(self._stats)
+        telemetry.tell_load(self.path, self._stats)
 
     # ---- end ----
 
@@ -355,7 +371,7 @@ def load(
     OutOfMemoryError
         The tensors do not fit.
     """
-    with Checkpoint(path, options=options) as checkpoint:
+    with telemetry.span("load"), Checkpoint(path, options=options) as checkpoint:
         return checkpoint.load(
             names, device=device, dtype=dtype, verify=verify, mmap=mmap, framework=framework,
             progress=progress, no_split=no_split,

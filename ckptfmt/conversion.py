@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import time
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ckptfmt import dtypes, index, layout
+from ckptfmt import dtypes, index, layout, telemetry
 from ckptfmt.errors import FileError, FormatError, NotFoundError, SourceError
 from ckptfmt.index import Index
 from ckptfmt.options import DEFAULT_PARTITION_NBYTES, DEFAULT_WORKERS, ConvertOptions
@@ -18,7 +20,7 @@ from ckptfmt.selection import matcher
 from ckptfmt.sources import open_source
 from ckptfmt.sources.folder import refuse_collisions
 from ckptfmt.target import State, Target
-from ckptfmt.units import format_nbytes, parse_nbytes
+from ckptfmt.units import format_nbytes, format_rate, parse_nbytes
 from ckptfmt.version import VERSION
 from ckptfmt.write_plan import TensorSpec, plan_write
 from ckptfmt.writer import Writer
@@ -134,15 +136,24 @@ def convert(
         force=force,
         resume=resume,
     )
-    opened = open_source(source)
-    try:
+    with (
+        telemetry.span("convert", path=str(target)) as span,
+        closing(open_source(source)) as opened,
+    ):
         name = os.path.basename(os.path.abspath(source)) if opened.description.files else ""
         conversion = Conversion(opened, name, os.fspath(target), options)
         if dry_run:
             return conversion.report
-        return conversion.run(progress)
-    finally:
-        opened.close()
+        began = time.perf_counter()
+        report = conversion.run(progress)
+        seconds = time.perf_counter() - began
+        span.set(nbytes=report.nbytes, seconds=seconds, checkpoint_id=report.checkpoint_id)
+        telemetry.log.info(
+            "converted %s, %d tensors in %d partitions, to %s in %.3f s: %s",
+            format_nbytes(report.nbytes), len(report.plan.tensors), len(report.plan.partitions),
+            report.path, seconds, format_rate(report.nbytes, seconds),
+        )  # fmt: skip
+        return report
 
 
 def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:

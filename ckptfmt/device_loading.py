@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptfmt import device_plan, engine, page_cache, staging, tensors
+from ckptfmt import device_plan, engine, page_cache, staging, telemetry, tensors
 from ckptfmt._core import CuFile
 from ckptfmt.dtypes import DTYPES, to_torch
 from ckptfmt.errors import OptionError
@@ -73,14 +73,17 @@ def load(request: Request, devices: Devices) -> tuple[dict[str, Any], LoadStats]
     if request.framework != "torch":
         raise OptionError(f"framework is {request.framework!r}; devices hold torch tensors")
     tensors.check_framework(request.framework, [entries[p] for p in request.unique])
-    places = devices.place(request)
-    found = {name: devices.device(name) for name in places}
+    with telemetry.span("start"):
+        places = devices.place(request)
+        found = {name: devices.device(name) for name in places}
     began = time.perf_counter()
     if request.files.partitions:
         for device in found.values():  # before the tensors: a probe needs some of the device, too
-            staging.choose(device, request.files.partitions, request.options)
+            with telemetry.span("staging", device=device.name):
+                staging.choose(device, request.files.partitions, request.options)
     made: dict[int, Any] = {}
-    memories = [_allocate(request, found[name], mine) for name, mine in places.items()]
+    with telemetry.span("allocate"):
+        memories = [_allocate(request, found[name], mine) for name, mine in places.items()]
 
     def make() -> None:  # nobody sees the tensors before their bytes have landed
         for memory in memories:
@@ -173,10 +176,11 @@ def read_to(
         return LoadStats(engine="none: nothing to read")
     of_device = Counter(d.device.name for d in destinations)
     with ExitStack() as held:
-        prepared = [
-            _prepare(request, d, held, len(destinations), of_device[d.device.name])
-            for d in destinations
-        ]
+        with telemetry.span("plan"):
+            prepared = [
+                _prepare(request, d, held, len(destinations), of_device[d.device.name])
+                for d in destinations
+            ]
         readings = [reading for reading, _, _ in prepared]
         found = engine.run_together(readings, request.progress, meanwhile)
     found = [

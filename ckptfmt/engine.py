@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptfmt import _core
+from ckptfmt import _core, telemetry
 from ckptfmt.device_errors import device_error
 from ckptfmt.errors import CleanupWarning, FileError
 from ckptfmt.stats import LoadStats
@@ -71,6 +71,8 @@ class _Running:
         n_direct = int(direct.sum())
         if n_direct == 0:
             io, reason = "pread", "nothing to read directly" if io == "io_uring" else reason
+        elif io == "pread" and options.io == "auto":
+            telemetry.warn_once(f"direct reads are made by pread, a thread for each: {reason}")
         self.io, self.io_reason = io, reason
         self.threads = reading.threads(io, ops["nbytes"], n_direct)
         self.depth = options.depth if io == "io_uring" else 1
@@ -81,6 +83,11 @@ class _Running:
             self.threads = max(1, min(self.threads, fitting))
             n_slots = max(1, min(fitting // self.threads, slots_of(self.depth)))
             self.depth = min(self.depth, n_slots)
+        telemetry.log.debug(
+            "%d reads for %s, %d of them direct: %s%s, threads %d, in flight for each %d",
+            len(ops), reading.device, n_direct, io, reason and f" ({reason})", self.threads,
+            self.depth,
+        )  # fmt: skip
         self.events = (
             np.zeros((4 * len(ops) + len(plan.blocks)) * EVENT_NBYTES, np.uint8)
             if reading.trace is not None else None
@@ -139,6 +146,7 @@ class _Running:
                 io = "pread"
             else:
                 reason += f", for {engine.without_ring} of {self.threads} workers"
+            telemetry.log.warning("workers had to do without io_uring: %s", reason)
         seconds, threads = engine.seconds, self.threads
         verified = int(self.plan.blocks["nbytes"].sum(dtype=np.int64)) if reading.verify else 0
         return LoadStats(
@@ -201,6 +209,17 @@ def run_together(
     CkptError
         The first failure of any of them; all have stopped then.
     """
+    with telemetry.span("read") as span:
+        found = _run_together(readings, progress, meanwhile)
+        span.tell(*found)
+    return found
+
+
+def _run_together(
+    readings: Sequence[Reading],
+    progress: Progress | None,
+    meanwhile: Callable[[], None] | None,
+) -> list[LoadStats]:
     running = [_Running(reading) for reading in readings]
     total = sum(reading.plan.nbytes for reading in readings)
     bodies = iter([one for one in running for _ in range(one.threads)])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptfmt import engine, layout, tensors
+from ckptfmt import engine, layout, telemetry, tensors
 from ckptfmt._core import Memory, Region
 from ckptfmt.errors import OutOfMemoryError
 from ckptfmt.read_plan import compact_addresses, plan_read
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from ckptfmt.partitions import Partition
     from ckptfmt.read_plan import ReadPlan
     from ckptfmt.trace import Trace
+
+
+#: Memory from here on is slow to come by in pages of 4 KiB.
+FEW_PAGES_NBYTES = 64 << 20
 
 
 @dataclass(slots=True)
@@ -101,14 +105,15 @@ def _read_positions(
     if not len(mine):
         meanwhile(regions)
         return regions, LoadStats(engine="none: nothing to read")
-    addresses = compact_addresses(extents, mine)
-    total = int(addresses[-1] + extents.span[mine[-1]])
-    memory = allocate(total)
-    plan = plan_read(
-        extents, mine, addresses + memory.address, files.crcs,
-        op_nbytes=request.options.op_nbytes,
-    )  # fmt: skip
-    _cut_regions(regions, memory, extents.tensor[mine], addresses, extents.nbytes[mine], total)
+    with telemetry.span("plan"):
+        addresses = compact_addresses(extents, mine)
+        total = int(addresses[-1] + extents.span[mine[-1]])
+        memory = allocate(total)
+        plan = plan_read(
+            extents, mine, addresses + memory.address, files.crcs,
+            op_nbytes=request.options.op_nbytes,
+        )  # fmt: skip
+        _cut_regions(regions, memory, extents.tensor[mine], addresses, extents.nbytes[mine], total)
     reading = request.reading(plan, memory)
     stats = engine.run(reading, request.progress, lambda: meanwhile(regions))
     return regions, replace(stats, huge_pages=memory.huge_pages)
@@ -136,11 +141,14 @@ def _cut_regions(
 def allocate(nbytes: int) -> Memory:
     """Memory for tensors, or an error that says how much was wanted."""
     try:
-        return Memory(nbytes)
+        memory = Memory(nbytes)
     except MemoryError as error:
         raise OutOfMemoryError(
             str(error), hint="load by names, use stream(), or mmap=True"
         ) from error
+    if not memory.huge_pages and nbytes >= FEW_PAGES_NBYTES:
+        telemetry.warn_once("the system gives no huge pages: memory for tensors comes slower")
+    return memory
 
 
 def assemble(request: Request, regions: dict[int, Region | None]) -> dict[str, Any]:
@@ -197,9 +205,10 @@ def map_tensors(request: Request) -> tuple[dict[str, Any], LoadStats]:
     if request.verify:
         mapped = replace(stats, files=ways)
         rest = replace(request, progress=_after(stats.read_nbytes, request.progress))
-        stats = mapped.plus(
-            verify_chosen(rest, [p for p in request.unique if p not in set(spanning)])
-        )
+        with telemetry.span("verify"):
+            stats = mapped.plus(
+                verify_chosen(rest, [p for p in request.unique if p not in set(spanning)])
+            )
         ways = dict(stats.files)
     found = assemble(request, regions)
     if request.progress is not None:

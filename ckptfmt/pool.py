@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ckptfmt import _core
+from ckptfmt import _core, telemetry
 from ckptfmt.errors import CleanupWarning, DeviceError, OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Pool:
         self.address = self.bounce = 0
         self._pinned = self._registered = 0
         self.memory = _host_memory(device, nbytes)
+        telemetry.log.debug("%s: a pool of %d bytes, staging %s", device.name, nbytes, letter)
         self.memory.keep_from_children()
         if letter == "C":
             self._pinned = self.address = device.runtime.malloc_host(nbytes)
@@ -141,6 +142,7 @@ def _host_memory(device: Accelerator, nbytes: int) -> _core.Memory:
         try:
             _populate(memory)
         except MemoryError:  # a limit on those that were set aside
+            telemetry.log.debug("%s: its pool gets no page that was set aside", device.name)
             memory = _core.Memory(nbytes)
             _populate(memory)
     except MemoryError as error:
@@ -236,7 +238,12 @@ def pool_nbytes(
         Those for the same device, which share its bound.
     """
     limit = min(options.pool_nbytes, SHARED_POOL_NBYTES) if shared else options.pool_nbytes
-    limit = min(limit // of_device, available_nbytes() // AVAILABLE_SHARE // pools)
+    available = available_nbytes() // AVAILABLE_SHARE // pools
+    if available < limit // of_device:
+        telemetry.log.warning(
+            "memory is scarce: a pool of at most %d bytes, not %d", available, limit // of_device
+        )
+    limit = min(limit // of_device, available)
     if letter == "C":
         limit //= 2  # as much again for direct reads
     return max(limit, 8 << 20)

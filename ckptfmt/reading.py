@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ckptfmt import strategy
+from ckptfmt import strategy, telemetry
 from ckptfmt.device_errors import device_error
 from ckptfmt.errors import ChecksumError, CkptError, FileError, FormatError
 from ckptfmt.stats import FileStrategy
@@ -152,7 +152,15 @@ class Reading:
                 buffered_nbytes=int(nbytes[mine & ~direct].sum()),
                 reason=reason,
             )
+            self._tell(self.partitions[number], reason)
         return plan, direct, files
+
+    def _tell(self, partition: Partition, reason: str) -> None:
+        """How one file is read; once for its folder, if direct reads cannot be had."""
+        telemetry.log.debug("%s: %s", partition.path, reason)
+        if reason == partition.no_direct_reason and reason and self.options.reads == "direct":
+            folder = os.path.dirname(partition.path)
+            telemetry.warn_once(f"{folder}: read through the page cache, not directly: {reason}")
 
     def threads(self, io: str, sizes: npt.NDArray[np.int64], n_direct: int) -> int:
         """As many as there are processors, up to four.

@@ -8,12 +8,13 @@ and process, never guessed from a version.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptfmt import _core, gds
+from ckptfmt import _core, gds, telemetry
 from ckptfmt.errors import CleanupWarning, DeviceError, OptionError
 from ckptfmt.input_file import SECTOR
 from ckptfmt.pool import HUGE_NBYTES, Pool
@@ -95,7 +96,10 @@ def choose(device: Accelerator, partitions: Sequence[Partition], options: LoadOp
     wanted = options.npu_staging if device.kind == "npu" else options.cuda_staging
     key = (device.name, wanted, _with_direct(partitions) is not None)
     if key not in _chosen:
-        _chosen[key] = _choose(device, partitions, wanted)
+        _chosen[key] = chosen = _choose(device, partitions, wanted)
+        worse = wanted == "auto" and chosen.letter != device.stagings[0]
+        level = logging.WARNING if worse else logging.DEBUG
+        telemetry.log.log(level, "%s: staging %s", device.name, chosen)
     return _chosen[key]
 
 

@@ -7,19 +7,21 @@ import time
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from contextvars import copy_context
 from dataclasses import replace
-from operator import itemgetter
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace as replace_entry
 
-from ckptfmt import device_loading, layout, loading, tensors
+from ckptfmt import device_loading, layout, loading, telemetry, tensors
 from ckptfmt.dtypes import DTYPES
 from ckptfmt.errors import OptionError
 from ckptfmt.stats import LoadStats
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from contextvars import Context
 
     from ckptfmt.dtypes import Dtype
 
@@ -56,15 +58,36 @@ def _batches(request: loading.Request, max_nbytes: int) -> Iterator[dict[str, in
 
 def stream(request: loading.Request, max_nbytes: int) -> Iterator[tuple[str, Any]]:
     """Yield names and tensors in file order. See ``Checkpoint.stream``."""
-    with closing(stream_with_stats(request, max_nbytes)) as found:
-        # Unlike a loop's variables, this keeps no tensor once it has been yielded.
-        yield from map(itemgetter(0, 1), found)
+    read: list[LoadStats] = []
+
+    def without_stats(item: tuple[str, Any, LoadStats | None]) -> tuple[str, Any]:
+        if item[2] is not None:
+            read.append(item[2])
+        return item[:2]
+
+    with (
+        telemetry.span_aside("stream", path=request.files.path) as (span, context),
+        closing(stream_with_stats(request, max_nbytes, context)) as found,
+    ):
+        try:
+            # Unlike a loop's variables, this keeps no tensor once it has been yielded.
+            yield from map(without_stats, found)
+        finally:
+            if read:
+                total = reduce(LoadStats.plus, read)
+                span.tell(total)
+                telemetry.tell_load(request.files.path, total, "streamed")
 
 
 def stream_with_stats(
-    request: loading.Request, max_nbytes: int
+    request: loading.Request,
+    max_nbytes: int,
+    context: Context | None = None,
 ) -> Generator[tuple[str, Any, LoadStats | None], None, None]:
-    """As `stream`; with the first tensor of each reading come its statistics."""
+    """As `stream`; with the first tensor of each reading come its statistics.
+
+    Reads are made in `context`, a copy of the caller's if not given.
+    """
     if max_nbytes <= 0:
         raise OptionError(f"max_nbytes is {max_nbytes}, expected more than 0")
     entries = request.files.index.tensors
@@ -83,16 +106,17 @@ def stream_with_stats(
             found, stats = device_loading.load(part, request.devices)
         else:
             found, stats = loading.read_tensors(part)
-        return list(found.items()), stats
+        return list(found.items()), replace(stats, nbytes=request.files.nbytes(batch.values()))
 
     batches = _batches(request, max_nbytes)
+    within = context or copy_context()
     ahead = None
     with ThreadPoolExecutor(1, thread_name_prefix="ckptfmt-stream") as reader:
         try:
-            ahead = _submit(reader, read, batches)
+            ahead = _submit(reader, within, read, batches)
             while ahead is not None:
                 found, stats = ahead.result()
-                ahead = _submit(reader, read, batches)
+                ahead = _submit(reader, within, read, batches)
                 found.reverse()
                 first: LoadStats | None = stats
                 while found:
@@ -104,11 +128,11 @@ def stream_with_stats(
             _wait(ahead)
 
 
-def _submit(reader: ThreadPoolExecutor, read: Any, batches: Iterator[dict[str, int]]) -> Future[
-    tuple[list[tuple[str, Any]], LoadStats]
-] | None:  # fmt: skip
+def _submit(
+    reader: ThreadPoolExecutor, context: Context, read: Any, batches: Iterator[dict[str, int]]
+) -> Future[tuple[list[tuple[str, Any]], LoadStats]] | None:
     batch = next(batches, None)
-    return reader.submit(read, batch) if batch is not None else None
+    return reader.submit(context.run, read, batch) if batch is not None else None
 
 
 def _wait(future: Future[Any] | None) -> None:

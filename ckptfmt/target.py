@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ckptfmt import _core, layout
+from ckptfmt import _core, layout, telemetry
 from ckptfmt.errors import FileError, TargetExistsError, failing_as
 
 if TYPE_CHECKING:
@@ -298,6 +298,10 @@ class Target:
             if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
                 code = error.errno or errno.EIO
                 raise FileError(code, "cannot be replaced", self.path) from error
+            telemetry.log.warning(
+                "%s: folders cannot be exchanged here (%s), so for a moment there is none of this "
+                "name", self.path, error.strerror,
+            )  # fmt: skip
         else:
             return
         with failing_as(self.path, "cannot be moved out of the way"):

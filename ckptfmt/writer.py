@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptfmt import _core, dtypes, layout, page_cache
+from ckptfmt import _core, dtypes, layout, page_cache, telemetry
 from ckptfmt.errors import FormatError, failing_as
 from ckptfmt.input_file import SECTOR
 from ckptfmt.layout import Header
@@ -208,7 +208,8 @@ class _OutputFile:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
             self.direct_fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
-        except OSError:  # tmpfs and others have none
+        except OSError as error:  # tmpfs and others have none
+            telemetry.log.debug("%s: no direct writes: %s", path, error.strerror)
             self.direct_fd = -1
 
     def write(self, data: memoryview, offset: int) -> None:
@@ -282,6 +283,7 @@ def _preallocate(fd: int, nbytes: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM):
             raise
+        telemetry.log.debug("space cannot be reserved: %s", error.strerror)
         os.ftruncate(fd, nbytes)
 
 

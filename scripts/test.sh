@@ -22,6 +22,10 @@ if ! python -c 'import fuse' >/dev/null 2>&1 || ! command -v fusermount >/dev/nu
 elif [ ! -w /dev/fuse ]; then
     say "FUSE tests will be skipped: /dev/fuse cannot be opened"
 fi
+# The report of a bench is looked at.
+if ! command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null; then
+    say "tests of how a report looks will be skipped, Chromium is missing: $(install_hint chromium chromium)"
+fi
 
 cd "$ROOT"
 exec python -m pytest "$@"

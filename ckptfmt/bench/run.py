@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ckptfmt.trace import Trace
 
 #: Of the files, for one measurement of reads alone: what the first load reads in so many seconds,
-#: within bounds. Reads to a device go into the same memory again and again, so that they may be more.
+#: within bounds. Those to a device go into the same memory again and again: they may be more.
 SAMPLE_SECONDS, SAMPLE_NBYTES = 0.3, (32 << 20, 1 << 30)
 SAMPLE_TO_DEVICE = 4
 #: Of fresh memory.

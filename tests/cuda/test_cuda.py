@@ -88,6 +88,8 @@ OWN = [
     case("gpu.no_device_is_woken"),
     case("gpu.torch_finds_no_error"),
     case("gpu.facts"),
+    case("following.spans"),
+    case("following.lines"),
     case("gpu.direct_storage_is_told"),
 ]  # fmt: skip
 ALL = [*map(case_of, small()), *WAYS, *ORDER, *FAILURES, *OWN]

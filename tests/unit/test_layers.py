@@ -16,7 +16,7 @@ ORDER = """
     version errors problems stats workers code_hints acl_codes cuda_codes device_errors
     _native _core
     page_cache trace
-    units selection dtypes layout index write_plan read_plan options rendering
+    units telemetry selection dtypes layout index write_plan read_plan options rendering
     placement device_plan chips selftest_report
     input_file strategy partitions checkpoint_files reading engine tensors loading
     runtime_library acl_library cuda_library gds accelerator npu cuda devices pool staging machine
@@ -27,6 +27,8 @@ ORDER = """
     sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
     sources.torch_zip sources.stored truth sources.choose sources
     target writer conversion selftest_model comparison verification exporting selftest
+    bench.page_style bench.page_timeline bench.page_words bench.page_bars bench.page_tracks
+    bench.page_tables bench.page
     bench.run bench
     terminal cli_bench cli_devices cli __main__
 """.split()  # noqa: SIM905 - a list of words, read as the layers it shows
@@ -37,7 +39,9 @@ PURE = [
     "errors", "problems", "stats", "units", "selection", "dtypes", "layout", "index", "write_plan",
     "read_plan", "options", "rendering", "acl_codes", "cuda_codes", "code_hints", "placement",
     "device_plan", "device_errors",
-    "chips", "selftest_report", "bench.pipeline", "bench.candidates",
+    "chips", "selftest_report", "bench.pipeline", "bench.candidates", "bench.page_style",
+    "bench.page_timeline", "bench.page_words", "bench.page_bars", "bench.page_tracks",
+    "bench.page_tables", "bench.page",
 ]  # fmt: skip
 #: Modules of the standard library that reach outside the process.
 OUTSIDE = {
@@ -57,6 +61,7 @@ PLACES = {
     "huggingface_hub": set(),
     "modelscope": set(),
     "transformers": set(),
+    "opentelemetry": {"telemetry"},
 }
 MAX_LINES = 400
 
