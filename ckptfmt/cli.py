@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptfmt.cli_devices import load, selftest
+from ckptfmt.cli_doctor import doctor
 from ckptfmt.errors import CkptError, OptionError
 from ckptfmt.rendering import printable
 from ckptfmt.terminal import JSON, Progress, checked_cast, count, say
@@ -49,6 +50,7 @@ def main() -> None:
 
 main.add_command(load)
 main.add_command(selftest)
+main.add_command(doctor)
 
 
 @main.command()

@@ -13,7 +13,7 @@ from tests.helpers.imports import MODULES, PACKAGE, imports, top_level, tree
 
 #: Each module imports only modules that stand before it.
 ORDER = """
-    version errors problems stats workers code_hints acl_codes cuda_codes device_errors
+    version errors problems stats workers code_hints doctor acl_places cann_files acl_codes cuda_codes device_errors
     _native _core
     page_cache trace
     units selection dtypes layout index write_plan read_plan options rendering
@@ -25,7 +25,12 @@ ORDER = """
     sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
     sources.torch_zip sources.stored truth sources.choose sources
     target writer conversion selftest_model comparison verification exporting selftest
-    terminal cli_devices cli __main__
+    terminal
+    doctor.versions doctor.findings doctor.system doctor.numbers doctor.linker doctor.smi
+    doctor.ascend doctor.attempt doctor.attempt_child doctor.case
+    doctor.machine doctor.memory doctor.python doctor.torch doctor.cann doctor.driver doctor.cuda
+    doctor.vllm doctor.probe doctor.examination
+    cli_devices cli_doctor cli __main__
 """.split()  # noqa: SIM905 - a list of words, read as the layers it shows
 POSITION = {f"ckptfmt.{name}": i for i, name in enumerate(ORDER)}
 
@@ -34,7 +39,8 @@ PURE = [
     "errors", "problems", "stats", "units", "selection", "dtypes", "layout", "index", "write_plan",
     "read_plan", "options", "rendering", "acl_codes", "cuda_codes", "code_hints", "placement",
     "device_plan", "device_errors",
-    "chips", "selftest_report",
+    "chips", "selftest_report", "cann_files", "doctor.versions", "doctor.numbers",
+    "doctor.smi",
 ]  # fmt: skip
 #: Modules of the standard library that reach outside the process.
 OUTSIDE = {
@@ -46,7 +52,7 @@ OF_OS = {"environ", "strerror", "fspath", "PathLike"}
 
 #: Packages that may be missing or are slow to import, and the modules that may name them.
 PLACES = {
-    "click": {"cli", "cli_devices", "terminal"},
+    "click": {"cli", "cli_devices", "cli_doctor", "terminal"},
     "rich": {"terminal"},
     "torch": {"dtypes"},
     "torch_npu": {"npu"},
@@ -175,6 +181,7 @@ def imported_by(code: str) -> set[str]:
         HELP.format(arguments="'convert', '--help'"),
         HELP.format(arguments="'load', '--help'"),
         HELP.format(arguments="'selftest', '--help'"),
+        HELP.format(arguments="'doctor', '--help'"),
     ],
 )
 def test_starting_imports_neither_torch_nor_numpy(code: str) -> None:
