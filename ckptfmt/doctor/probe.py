@@ -195,4 +195,4 @@ def _memory(step: dict[str, Any]) -> str:
 
 
 def _start(step: dict[str, Any]) -> str:
-    return f"device start-up {step["start_seconds"]:.1f} s (not loading time)"
+    return f"device start-up {step['start_seconds']:.1f} s (not loading time)"
