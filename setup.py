@@ -28,8 +28,10 @@ def extension(name: str, *c_files: str) -> Extension:
         f"ckptfmt.{name}",
         [pyx, *c_files],
         depends=[
-            "ckptfmt/_native/crc32c.h", "ckptfmt/_native/syscalls.h", "ckptfmt/version.py",
-        ],  # fmt: skip
+            "ckptfmt/_native/crc32c.h",
+            "ckptfmt/_native/syscalls.h",
+            "ckptfmt/version.py",
+        ],
         define_macros=[("CKPTFMT_VERSION", f'"{VERSION}"')],
         extra_compile_args=["-O2", "-std=gnu11", *EXTRA_FLAGS],
         extra_link_args=[flag for flag in EXTRA_FLAGS if flag.startswith("-fsanitize")],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptfmt.terminal import JSON, count, say, stdout_kept
+from ckptfmt.terminal import JSON, count, stdout_kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -147,7 +147,7 @@ def library(system: System) -> str:
     A stub that the linker finds first is what torch_npu opens.
     """
     found = linker.find(system, acl_places.NAME)
-    if found and not acl_places.VARIABLE in system.environment:
+    if found and acl_places.VARIABLE not in system.environment:
         return found
     places = acl_places.candidates(system.environment, system.is_folder, system.expand)
     for path in places:

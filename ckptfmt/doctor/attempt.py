@@ -79,10 +79,14 @@ def bring_up(device: str, checkpoint: str | None) -> Attempt:
             found.ended = f"signal {-done.returncode} ended it"
         elif done.returncode > 0:
             found.ended = f"it ended with exit code {done.returncode}"
-    for line in output.splitlines():
-        step = json.loads(line)
-        found.steps[step.pop("step")] = step
+    found.steps = steps_in(output)
     return found
+
+
+def steps_in(output: str) -> dict[str, dict[str, Any]]:
+    """What the child tells of its steps; other lines are not its own."""
+    told = [json.loads(line) for line in output.splitlines() if line.startswith('{"step": ')]
+    return {step.pop("step"): step for step in told}
 
 
 def _text(output: str | bytes | None) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ckptfmt import _core, machine, staging
+from ckptfmt.accelerator import TOLD
 from ckptfmt.devices import bring_up
 from ckptfmt.errors import CkptError
 from ckptfmt.options import LoadOptions
@@ -29,14 +30,23 @@ def main(name: str, checkpoint: str = "") -> None:
     """Make the steps until one fails."""
     told = os.dup(1)
     with stdout_kept():
-        _Steps(told).run(name, checkpoint)
+        Steps(told).run(name, checkpoint)
 
 
-class _Steps:
+class Steps:
+    """The steps, each told when it has been made.
+
+    Parameters
+    ----------
+    told : int
+        Descriptor to write to.
+    """
+
     def __init__(self, told: int) -> None:
         self.told = told
 
     def run(self, name: str, checkpoint: str) -> None:
+        """Make them, until one fails."""
         from ckptfmt.cuda import import_torch_cuda  # noqa: PLC0415
         from ckptfmt.npu import import_torch_npu  # noqa: PLC0415
 
@@ -62,11 +72,22 @@ class _Steps:
             told = body()
             failed = False
         except CkptError as error:
-            told = {"error": error.message, "hint": error.hint or ""}
+            told = {"error": error.message + _cause(error), "hint": error.hint or ""}
         except Exception as error:  # whatever torch and what it loads raise is told
             told = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}", "hint": ""}
         os.write(self.told, (json.dumps({"step": name, **told}) + "\n").encode())
         return None if failed else told
+
+
+def _cause(error: BaseException) -> str:
+    """What stands behind an error of ours: torch puts a line of its own before it."""
+    first = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    said = " ".join(str(first).split())[:TOLD]
+    if first is error or said in str(error):
+        return ""
+    return f" ({type(first).__name__}: {said})"
 
 
 def _staging(device: Accelerator, checkpoint: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What checks are given: the machine, the device that is wanted, what was tried out once for all."""
+"""What checks are given: the machine, the device that is wanted, what was tried out once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ckptfmt.doctor import ascend, smi
 from ckptfmt.errors import NotFoundError, OptionError
 
 if TYPE_CHECKING:
-    from ckptfmt.doctor.system import System
     from ckptfmt.doctor.attempt import Attempt
+    from ckptfmt.doctor.system import System
 
 #: Files of weights in a folder that is no checkpoint of ours.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -59,6 +59,13 @@ class Case:
         """The one whose libraries a load would use."""
         path = ascend.library(self.system)
         return ascend.of_path(self.system, path) if path else None
+
+    @property
+    def cann_version(self) -> str:
+        """Its version, by its files or, where there are none, by its own words; may be empty."""
+        if self.cann is not None:
+            return self.cann.version
+        return str(self.tried.steps.get("device", {}).get("cann", "")) if self.tried else ""
 
     @cached_property
     def chips(self) -> list[smi.Chip]:

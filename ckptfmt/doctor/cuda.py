@@ -48,7 +48,8 @@ def nodes(case: Case) -> Iterator[Told]:
         )
     elif refused:
         yield fail(
-            f"this user may not use {', '.join(refused)}", "join the group that owns them: ls -l /dev"
+            f"this user may not use {', '.join(refused)}",
+            "join the group that owns them: ls -l /dev",
         )
     else:
         yield ok(f"{len(gpus)} of /dev/nvidia*")

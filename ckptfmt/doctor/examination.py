@@ -76,12 +76,13 @@ def _made(one: Check, case: Case) -> list[Told]:
     try:
         return [_weighed(one, told, case) for told in one.function(case)]
     except FileError as error:
-        return [_unmade(error.message)]
+        reason = error.message
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return [_unmade(f"{where}{error.strerror or error}")]
+        reason = f"{where}{error.strerror or error}"
     except Exception as error:  # files of others hold anything; the other checks go on
-        return [_unmade(f"{type(error).__name__}: {error}")]
+        reason = f"{type(error).__name__}: {error}"
+    return [_unmade(reason)]
 
 
 def _weighed(one: Check, told: Told, case: Case) -> Told:

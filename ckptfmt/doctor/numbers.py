@@ -30,7 +30,7 @@ def release(text: str) -> tuple[int, ...]:
 
 
 def is_in(version: str, wanted: str) -> bool | None:
-    """Whether a version is one of those of a requirement such as ``torch>=2.1``; None if unclear."""
+    """Whether a version meets a requirement such as ``torch>=2.1``; None if that is unclear."""
     try:
         requirement = Requirement(wanted)
         return requirement.specifier.contains(Version(version), prereleases=True)

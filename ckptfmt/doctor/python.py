@@ -102,7 +102,9 @@ def _age_of(system: System, folder: str, name: str) -> Told:
     stamp = BUILT_FOR.search(system.read_bytes(f"{folder}/{name}"))
     built_for = stamp[1].decode() if stamp else ""
     if built_for and of_package and built_for != of_package:
-        return fail(f"_core was built for ckptfmt {built_for}, the package is {of_package}", mending)
+        return fail(
+            f"_core was built for ckptfmt {built_for}, the package is {of_package}", mending
+        )
     if os.path.basename(os.path.dirname(folder)).endswith("-packages"):
         return ok(f"{name}, built for {built_for or 'an unknown version'}")
     age = os.path.getmtime(system.path(f"{folder}/{name}"))

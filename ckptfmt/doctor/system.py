@@ -187,7 +187,8 @@ class System:
             name = f"{DESCRIBED}/{command}.txt"
             return self.read(name) if self.exists(name) else None
         environment = {**self.environment, "LC_ALL": "C"}
-        environment["PATH"] = f"{environment.get('PATH', os.defpath)}:/usr/local/sbin:/usr/local/bin"
+        path = environment.get("PATH", os.defpath)
+        environment["PATH"] = f"{path}:/usr/local/sbin:/usr/local/bin"
         try:
             done = subprocess.run(
                 command.split(), env=environment, capture_output=True, text=True,

@@ -86,7 +86,9 @@ class Tree:
             .env()
         )  # fmt: skip
 
-    def python(self, version: str = "3.10", arch: str = "aarch64", prefix: str = "/opt/env") -> Tree:
+    def python(
+        self, version: str = "3.10", arch: str = "aarch64", prefix: str = "/opt/env"
+    ) -> Tree:
         """An environment with ckptfmt in it, as a wheel leaves it."""
         self.site = f"{prefix}/lib/python{version}/site-packages"
         number = version.replace(".", "")
@@ -161,7 +163,8 @@ class Tree:
             self.link(f"{base}/latest/{name}", f"../{version}/{name}")
         inner = {"7.0.0": "7.1.0.3.220", "8.0.0": "7.6.0.1.220"}.get(version, "7.7.0.1.238")
         return self.file(
-            f"{base}/latest/version.cfg", f"# version\nruntime_running_version=[{inner}:{version}]\n"
+            f"{base}/latest/version.cfg",
+            f"# version\nruntime_running_version=[{inner}:{version}]\n",
         )
 
     def cann_85(self, version: str = "8.5.0") -> Tree:
@@ -233,48 +236,45 @@ DRIVER_FOLDERS = (f"{ASCEND}/driver/lib64/common", f"{ASCEND}/driver/lib64/drive
 
 def table_910b(*names: str, health: str = "OK") -> str:
     """As npu-smi prints chips with HBM."""
+    line = f"+{'=' * 27}+{'=' * 15}+{'=' * 46}+\n"
+    thin = line.replace("=", "-")
     rows = "".join(
-        f"| {n}     {name:<19} | {health:<13} | 88.6        51                0    / 0             |\n"
-        f"| 0                         | 0000:5A:00.0  | 0           0    / 0          20701/ 65536"
-        "         |\n"
-        "+===========================+===============+==============================================+\n"
+        f"| {n}     {name:<19} | {health:<13} | 88.6   51     0    / 0                        |\n"
+        f"| 0                         | 0000:5A:00.0  | 0      0    / 0          20701/ 65536 |\n"
+        f"{line}"
         for n, name in enumerate(names)
     )  # fmt: skip
     return (
-        "+------------------------------------------------------------------------------------------+\n"
-        "| npu-smi 25.5.0                   Version: 25.5.0                                         |\n"
-        "+---------------------------+---------------+----------------------------------------------+\n"
-        "| NPU   Name                | Health        | Power(W)    Temp(C)     Hugepages-Usage(page)|\n"
-        "| Chip                      | Bus-Id        | AICore(%)   Memory-Usage(MB)  HBM-Usage(MB)  |\n"
-        "+===========================+===============+==============================================+\n"
-        f"{rows}"
-        "+---------------------------+---------------+----------------------------------------------+\n"
-        "| NPU     Chip              | Process id    | Process name             | Process memory(MB)|\n"
-        "+===========================+===============+==============================================+\n"
-        "| 0       0                 | 499214        | python                   | 26322             |\n"
-        "+===========================+===============+==============================================+\n"
-    )  # fmt: skip
+        f"{thin}| npu-smi 25.5.0                   Version: 25.5.0                        |\n{thin}"
+        "| NPU   Name                | Health        | Power(W) Temp(C) Hugepages-Usage(page)|\n"
+        "| Chip                      | Bus-Id        | AICore(%) Memory-Usage(MB) HBM-Usage(MB)|\n"
+        f"{line}{rows}{thin}"
+        "| NPU     Chip              | Process id    | Process name       | Process memory(MB)|\n"
+        f"{line}"
+        "| 0       0                 | 499214        | python             | 26322             |\n"
+        f"{line}"
+    )
 
 
 #: As npu-smi prints the board: no HBM, no bus, an alarm.
 TABLE_310B = """\
-+--------------------------------------------------------------------------------------------------------+
-| npu-smi 25.2.0                                   Version: 25.2.0                                       |
-+-------------------------------+-----------------+------------------------------------------------------+
-| NPU     Name                  | Health          | Power(W)     Temp(C)           Hugepages-Usage(page) |
-| Chip    Device                | Bus-Id          | AICore(%)    Memory-Usage(MB)                        |
-+===============================+=================+======================================================+
-| 0       310B4                 | Alarm           | 0.0          57                15    / 15            |
-| 0       0                     | NA              | 0            3628 / 15610                            |
-+===============================+=================+======================================================+
++------------------------------------------------------------------------------------------------+
+| npu-smi 25.2.0                                   Version: 25.2.0                               |
++-------------------------------+-----------------+----------------------------------------------+
+| NPU     Name                  | Health          | Power(W)     Temp(C)   Hugepages-Usage(page) |
+| Chip    Device                | Bus-Id          | AICore(%)    Memory-Usage(MB)                |
++===============================+=================+==============================================+
+| 0       310B4                 | Alarm           | 0.0          57                15    / 15    |
+| 0       0                     | NA              | 0            3628 / 15610                    |
++===============================+=================+==============================================+
 """
 
 
 def server(root: Path) -> Tree:
     """A healthy server: CANN 8.5, two 910B3, vllm-ascend, all of versions that belong together."""
-    tree = (
+    return (
         Tree(root).host().python().torch("2.9.0", "2.9.0", abi="")
-        .package("ckptfmt", VERSION, ["numpy>=1.24", "click>=8.1"], "ckptfmt = ckptfmt.vllm:register")
+        .package("ckptfmt", VERSION, ["numpy>=1.24"], "ckptfmt = ckptfmt.vllm:register")
         .package("vllm", "0.14.1", ["torch==2.9.0"])
         .package("vllm_ascend", "0.14.0rc1", ["torch==2.9.0"])
         .packages(transformers="4.57.6", accelerate="1.12.0")
@@ -282,7 +282,6 @@ def server(root: Path) -> Tree:
         .cann_85().driver().nodes(2).npu_smi(table_910b("910B3", "910B3")).nnal("8.5.0")
         .sourced(f"{ASCEND}/cann").atb_sourced("1")
     )  # fmt: skip
-    return tree
 
 
 def old_layout(root: Path) -> Tree:

@@ -13,7 +13,8 @@ from tests.helpers.imports import MODULES, PACKAGE, imports, top_level, tree
 
 #: Each module imports only modules that stand before it.
 ORDER = """
-    version errors problems stats workers code_hints doctor acl_places cann_files acl_codes cuda_codes device_errors
+    version errors problems stats workers code_hints acl_codes cuda_codes device_errors
+    acl_places cann_files doctor
     _native _core
     page_cache trace
     units selection dtypes layout index write_plan read_plan options rendering
