@@ -26,7 +26,8 @@ class Attempt:
     ----------
     steps : dict
         By name, of those that were made: ``import``, ``device``, ``staging``, ``link``. One that
-        failed has ``error`` and ``hint``, and is the last.
+        failed has ``error`` and ``hint``, and is the last; but for ``library``, which follows an
+        import that failed.
     said : str
         What was printed meanwhile.
     ended : str
@@ -46,6 +47,11 @@ class Attempt:
     def works(self) -> bool:
         """Whether bytes went there and back."""
         return "error" not in self.steps.get("staging", {"error": ""})
+
+    @property
+    def library(self) -> str:
+        """The libascendcl.so that was loaded; empty if it did not come that far."""
+        return str(self.steps.get("device", {}).get("library", ""))
 
     def free_nbytes(self) -> int | None:
         """Memory that the device has to give, if it tells."""

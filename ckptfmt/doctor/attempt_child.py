@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ckptfmt import _core, machine, staging
+from ckptfmt import _core, acl_library, machine, staging
 from ckptfmt.accelerator import TOLD
 from ckptfmt.devices import bring_up
 from ckptfmt.errors import CkptError
@@ -52,6 +52,8 @@ class Steps:
 
         import_torch = import_torch_npu if name.startswith("npu") else import_torch_cuda
         if self.step("import", lambda: {"torch": str(import_torch(name).__version__)}) is None:
+            if name.startswith("npu"):  # never before torch_npu, whose copy is the one to use
+                self.step("library", lambda: {"path": acl_library.bind()})
             return
         found: list[Accelerator] = []
 

@@ -43,7 +43,7 @@ def installed(case: Case) -> Iterator[Told]:
 def library(case: Case) -> Iterator[Told]:
     """FAIL if there is none, if it is a stub to link against (error 100039), or if its CANN is
     older than 7.0."""
-    path = ascend.library(case.system)
+    path = case.library
     if not path:
         tried = acl_places.candidates(
             case.system.environment, case.system.is_folder, case.system.expand

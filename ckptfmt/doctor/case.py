@@ -57,8 +57,12 @@ class Case:
     @cached_property
     def cann(self) -> ascend.Cann | None:
         """The one whose libraries a load would use."""
-        path = ascend.library(self.system)
-        return ascend.of_path(self.system, path) if path else None
+        return ascend.of_path(self.system, self.library) if self.library else None
+
+    @cached_property
+    def library(self) -> str:
+        """The libascendcl.so that was loaded, else that would be; empty if there is none."""
+        return (self.tried.library if self.tried else "") or ascend.library(self.system)
 
     @property
     def cann_version(self) -> str:

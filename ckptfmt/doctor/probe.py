@@ -94,6 +94,19 @@ def imported(case: Case) -> Iterator[Told]:
         yield ok(f"torch {step['torch']} imports")
 
 
+@check("probe.library", "libascendcl.so opened, where torch_npu does not import", is_live=True,
+       kind="npu")  # fmt: skip
+def library(case: Case) -> Iterator[Told]:
+    """FAIL with the linker's words if it cannot be opened, or lacks what CANN 7.0 has."""
+    step = _step(case, "library")
+    if step is None:
+        yield skip("torch_npu has opened it" if _step(case, "device") else "it did not come to it")
+    elif "error" in step:
+        yield fail(step["error"], step["hint"] or LOG)
+    else:
+        yield ok(f"{step['path']} opens: what is missing is torch_npu's")
+
+
 @check("probe.device", "the device brought up, in that child", is_live=True, kind="device")
 def device(case: Case) -> Iterator[Told]:
     """FAIL with the runtime's words and code if it cannot be brought up; otherwise what it is, and

@@ -42,8 +42,8 @@ def version(case: Case) -> Iterator[Told]:
 
 @check("python.package", "from where ckptfmt is imported")
 def package(case: Case) -> Iterator[Told]:
-    """FAIL if a source folder without built extensions hides the installed package; WARN if the
-    package's files are of another version than its metadata."""
+    """FAIL if it is a source folder without built extensions; WARN if the current folder is one,
+    which hides the installed package, or if files are of another version than their metadata."""
     system = case.system
     folder = imported_from(system)
     if not folder:
@@ -60,7 +60,18 @@ def package(case: Case) -> Iterator[Told]:
         return
     match = re.search(r'VERSION = "([^"]+)"', system.read(f"{folder}/version.py"))
     here, installed = match[1] if match else "unknown", system.version("ckptfmt")
-    if installed and base(installed) != base(here):
+    shadow = f"{system.folder}/ckptfmt"
+    if (
+        system.real(shadow) != system.real(folder)
+        and system.exists(f"{shadow}/__init__.py")
+        and not extensions(system, shadow)
+    ):
+        yield warn(
+            f"{here}, from {folder}; Python that is started in {system.folder} imports the sources "
+            f"there, which have no built _core {UNCAUGHT}",
+            "leave the folder, or pip install -e .",
+        )
+    elif installed and base(installed) != base(here):
         yield warn(
             f"{folder} is {here}, and what is installed as ckptfmt is {installed}",
             "pip install --force-reinstall ckptfmt, or leave the source folder",
@@ -196,9 +207,8 @@ def imported_from(system: System) -> str:
     """The package's folder: of this process, or that ``python -m ckptfmt`` would find in a tree."""
     if system.is_live:
         return os.path.dirname(os.path.abspath(version_module.__file__))
-    here = system.environment.get("PWD")
     on_path = system.environment.get("PYTHONPATH", "").split(os.pathsep)
-    for folder in [here, *on_path, *system.sites]:
+    for folder in [system.folder, *on_path, *system.sites]:
         if folder and system.exists(f"{folder}/ckptfmt/__init__.py"):
             return f"{folder}/ckptfmt"
     return ""

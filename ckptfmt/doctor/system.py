@@ -128,6 +128,11 @@ class System:
             ]
         return [path for path in found if self.exists(path)]
 
+    @property
+    def folder(self) -> str:
+        """The current one; empty if a tree does not say."""
+        return os.getcwd() if self.is_live else self.environment.get("PWD", "")
+
     def expand(self, name: str) -> str:
         """``~`` is the user's home."""
         home = self.environment.get("HOME", "/root")

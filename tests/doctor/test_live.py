@@ -211,6 +211,18 @@ def test_in_a_source_folder_it_says_so_and_runs(source_folder: Path) -> None:
     assert found["probe.io_uring"]["found"].startswith("the check could not be made: ")
 
 
+def test_a_folder_that_hides_the_package_is_named(
+    source_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(source_folder)
+    found, _, _ = told("--device", "cpu")
+    assert found["python.package"][0]["level"] == "WARN"
+    assert (
+        f"Python that is started in {source_folder} imports the sources there, which have no built "
+        "_core" in found["python.package"][0]["found"]
+    )
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -266,6 +278,8 @@ def test_without_torch_npu_the_import_says_why() -> None:
     assert found["probe.import"]["level"] == "FAIL"
     assert found["probe.import"]["found"].startswith("device 'npu:0' needs torch_npu and CANN: ")
     assert found["probe.device"]["level"] == found["probe.link"]["level"] == "SKIP"
+    assert found["probe.library"]["level"] == "FAIL"
+    assert found["probe.library"]["found"].startswith("libascendcl.so of CANN cannot be opened: ")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_a_device_that_works_counts_more_than_files_that_are_missing() -> None:
     assert nodes["found"].endswith("; copies to npu:0 work all the same")
     assert found["cann.library"]["found"].endswith("of a CANN that does not tell its version")
     assert found["torch.npu"]["level"] == "OK"
+    assert found["probe.library"]["found"] == "torch_npu has opened it"
     assert "is not in the tables of" in found["torch.cann"]["found"]
 
 
@@ -116,8 +117,10 @@ def test_an_import_that_fails_is_told_with_its_own_words(tmp_path: Path) -> None
     found, code = examined("--device", "npu:0", variables={"LD_LIBRARY_PATH": str(tmp_path)})
     assert code == 1
     assert found["probe.import"]["level"] == "FAIL"
-    assert "cannot open shared object file" in found["probe.import"]["found"]
+    assert "libhccl.so: cannot open shared object file" in found["probe.import"]["found"]
     assert found["probe.device"]["level"] == "SKIP"
+    assert found["probe.library"]["level"] == "OK"
+    assert "opens: what is missing is torch_npu's" in found["probe.library"]["found"]
 
 
 @pytest.mark.slow
