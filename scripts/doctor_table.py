@@ -26,7 +26,8 @@ def table() -> str:
             WHERE[check.kind] + (", not with `--root`" if check.is_live else ""),
             WHOSE[check.concerns],
         ]  # fmt: skip
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        text = " | ".join(cell.replace("|", "\\|").replace("``", "`") for cell in cells)
+        rows.append(f"| {text} |")
     return "\n".join(rows) + "\n"
 
 

@@ -101,7 +101,8 @@ def torch(case: Case) -> Iterator[Told]:
 
 @check("cuda.visible", "CUDA_VISIBLE_DEVICES", kind="cuda")
 def visible(case: Case) -> Iterator[Told]:
-    """FAIL if it hides all devices; WARN if it has fewer than the one that is wanted."""
+    """FAIL if it hides the device that is wanted; WARN if it hides some after an entry that is
+    none."""
     value = case.system.environment.get("CUDA_VISIBLE_DEVICES")
     if value is None:
         yield ok("not set: all devices")

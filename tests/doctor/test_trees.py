@@ -139,7 +139,8 @@ def test_the_board_of_the_report(tmp_path: Path) -> None:
         ("WARN", "vllm.plugin", "vLLM 0.11.0: the installed ckptfmt has no entry point"),
         ("FAIL", "vllm.row", "vllm-ascend 0.11.0rc1 wants CANN 8.3.RC1, found 8.0.0"),
         ("FAIL", "vllm.chip", "vllm-ascend 0.11.0rc1 wants CANN 8.3.RC1, found 8.0.0, and lists no "
-         "support for Ascend310B. The weights load all the same"),
+         "support for Ascend310B, and the operator package has no kernels for it. The weights load "
+         "all the same -> install Ascend-cann-kernels-310b, try transformers + torch_npu"),
         ("FAIL", "vllm.atb", "libatb.so not found. Found at /home/HwHiAiUser/Ascend/atb -> source "
          "/home/HwHiAiUser/Ascend/atb/set_env.sh --cxx_abi=1"),
     ])  # fmt: skip
@@ -463,7 +464,7 @@ PYTHON_CASES: dict[str, tuple[Callable[[Tree], object], list[Expected]]] = {
     "source folder": (source_folder, [
         ("FAIL", "python.package", "ckptfmt is imported from the source folder /work/ckptfmt, "
          "which has no built _core (ERR99999 UNKNOWN in what is printed is no other trouble: "
-         "torch_npu reports any uncaught exception with it) -> leave the folder, or pip install -e ."),
+         "torch_npu reports any uncaught exception with it) -> leave the folder, or pip install"),
         ("FAIL", "python.extension", "/work/ckptfmt/ckptfmt has no compiled _core"),
     ]),
     "stale": (stale, [
