@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ckptfmt.doctor.attempt import Attempt
     from ckptfmt.doctor.system import System
 
-#: Files of weights in a folder that is no checkpoint of ours.
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+#: Files of weights, in a folder that cannot be opened as a checkpoint.
+WEIGHTS = (".ckptfmt", ".safetensors", ".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,13 @@ def weight_nbytes(path: str) -> int:
     if os.path.isfile(path):
         return os.path.getsize(path)
     if os.path.exists(os.path.join(path, "ckptfmt.json")):
-        from ckptfmt.checkpoint import open_checkpoint  # noqa: PLC0415
-
-        with open_checkpoint(path) as checkpoint:
-            return checkpoint.nbytes
+        try:
+            from ckptfmt.checkpoint import open_checkpoint  # noqa: PLC0415
+        except ImportError:  # no compiled modules, which is found elsewhere: the files will do
+            pass
+        else:
+            with open_checkpoint(path) as checkpoint:
+                return checkpoint.nbytes
     for suffix in WEIGHTS:
         sizes = [entry.stat().st_size for entry in os.scandir(path) if entry.name.endswith(suffix)]
         if sizes:

@@ -182,6 +182,16 @@ def test_a_refused_ring_is_named() -> None:
     )
 
 
+def run_in(folder: Path, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    """``python -m ckptfmt doctor`` in a folder with its sources."""
+    path = os.pathsep.join(p for p in sys.path if p and not os.path.exists(f"{p}/ckptfmt"))
+    return subprocess.run(
+        [sys.executable, "-m", "ckptfmt", "doctor", "--device", "cpu", *map(str, args)],
+        cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+
 @pytest.fixture
 def source_folder(tmp_path: Path) -> Path:
     """A clone that nobody has built."""
@@ -193,13 +203,8 @@ def source_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_in_a_source_folder_it_says_so_and_runs(source_folder: Path) -> None:
-    path = os.pathsep.join(p for p in sys.path if p and not os.path.exists(f"{p}/ckptfmt"))
-    child = subprocess.run(
-        [sys.executable, "-m", "ckptfmt", "doctor", "--device", "cpu", "--json"],
-        cwd=source_folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+def test_in_a_source_folder_it_says_so_and_runs(source_folder: Path, checkpoint: Path) -> None:
+    child = run_in(source_folder, "--json", "--for", checkpoint)
     assert child.returncode == 1, child.stderr
     assert child.stderr == ""
     found = {f["check"]: f for f in json.loads(child.stdout)["findings"]}
@@ -209,6 +214,23 @@ def test_in_a_source_folder_it_says_so_and_runs(source_folder: Path) -> None:
     )
     assert found["python.package"]["fix"] == "leave the folder, or pip install -e ."
     assert found["probe.io_uring"]["found"].startswith("the check could not be made: ")
+    nbytes = (checkpoint / "part-00000.ckptfmt").stat().st_size
+    assert found["memory.fit"]["found"].startswith(f"needs {nbytes / 1e6:.2f} MB, ")
+
+
+def test_a_build_of_another_version_is_named(source_folder: Path) -> None:
+    """The extension that is imported here, beside a package that has gone on."""
+    for path in Path(ckptfmt.__file__).parent.rglob("*.so"):
+        target = source_folder / "ckptfmt" / path.relative_to(Path(ckptfmt.__file__).parent)
+        shutil.copy(path, target)
+    (source_folder / "ckptfmt" / "version.py").write_text('VERSION = "99.0"\n')
+    child = run_in(source_folder, "--json")
+    assert child.returncode == 1, child.stderr
+    found = {f["check"]: f for f in json.loads(child.stdout)["findings"]}
+    assert found["python.extension"]["level"] == "FAIL"
+    assert found["python.extension"]["found"] == (
+        f"_core was built for ckptfmt {ckptfmt.__version__}, the package is 99.0"
+    )
 
 
 def test_a_folder_that_hides_the_package_is_named(

@@ -373,6 +373,36 @@ def test_the_linker_and_other_places_are_what_the_library_is_looked_for_in(tmp_p
     compare(examined(tree), [])
 
 
+def test_every_installation_is_found_wherever_it_is(tmp_path: Path) -> None:
+    tree = old_layout(tmp_path).cann_85().cann("8.1.RC1", base="/root/Ascend/ascend-toolkit")
+    tree.cann("7.0.0", base=f"{ASCEND}/nnrt").latest("7.0.0", base=f"{ASCEND}/nnrt")
+    tree.cann("9.1.0", base="/opt/cann").env(ASCEND_TOOLKIT_LATEST_HOME="/opt/cann/9.1.0")
+    report = examined(tree)
+    compare(report, [
+        ("WARN", "cann.mixed", "libascendcl comes from 8.3.RC1, ASCEND_TOOLKIT_LATEST_HOME names "
+         "/opt/cann/9.1.0 -> 9.1.0"),
+    ])  # fmt: skip
+    for found in (
+        f"8.3.RC1 at {TOOLKIT}/8.3.RC1 (latest)", f"8.5.0 at {ASCEND}/cann-8.5.0 (latest)",
+        "8.1.RC1 at /root/Ascend/ascend-toolkit/8.1.RC1",
+        f"7.0.0 at {ASCEND}/nnrt/7.0.0 (latest)", "9.1.0 at /opt/cann/9.1.0",
+    ):  # fmt: skip
+        assert found in says(report, "cann.installed")
+
+
+def test_a_container_without_cann_s_own_folders_still_tells_versions(tmp_path: Path) -> None:
+    """Only version.info of packages is left, with inner versions."""
+    tree = old_layout(tmp_path).torch("2.4.0", "2.4.0.post2").driver("24.1.rc3", "C19")
+    home = f"{TOOLKIT}/8.3.RC1"
+    tree.remove(f"{home}/aarch64-linux/ascend_toolkit_install.info")
+    tree.remove(f"{TOOLKIT}/latest/version.cfg")
+    for package in ("runtime", "opp"):
+        tree.file(f"{home}/{package}/version.info", "Version=7.6.0.1.220\n")
+    report = examined(tree)
+    compare(report, [])
+    assert f"CANN 8.0.0 at {home}; strategy C" in says(report, "cann.staging")
+
+
 # ---- vLLM ----
 
 VLLM_CASES: dict[str, tuple[Callable[[Tree], object], list[Expected]]] = {
