@@ -49,6 +49,11 @@ class Attempt:
         return "error" not in self.steps.get("staging", {"error": ""})
 
     @property
+    def registers(self) -> bool:
+        """Whether host memory of our own was registered."""
+        return self.steps.get("staging", {}).get("letter") in ("A", "B")
+
+    @property
     def library(self) -> str:
         """The libascendcl.so that was loaded; empty if it did not come that far."""
         return str(self.steps.get("device", {}).get("library", ""))

@@ -30,7 +30,7 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 def kernel(case: Case) -> Iterator[Told]:
     """FAIL on processors other than x86-64 and aarch64. WARN if the kernel is so old (5.10 and
     before) that an NPU's driver cannot register a process's own memory, unless the chip needs none
-    of it."""
+    of it, or it does here."""
     release, architecture = case.system.kernel, case.system.architecture
     if architecture and architecture not in ("x86_64", "aarch64"):
         yield fail(
@@ -43,11 +43,8 @@ def kernel(case: Case) -> Iterator[Told]:
         return
     without = [f"no {what} ({instead})" for since, what, instead in NEWER if version < since]
     text = "; ".join([f"Linux {release} {architecture}".strip(), *without])
-    if (
-        case.kind == "npu"
-        and version[:2] <= numbers(KERNEL_REFUSES_REGISTERING)
-        and not case.is_board
-    ):
+    is_old = case.kind == "npu" and version[:2] <= numbers(KERNEL_REFUSES_REGISTERING)
+    if is_old and not case.is_board and not (case.tried and case.tried.registers):
         yield warn(
             f"{text}; up to {KERNEL_REFUSES_REGISTERING} a driver registers no memory of ours, so "
             "that loads take staging C, with one more copy in host memory",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ckptfmt import chips
 from ckptfmt.doctor.findings import Told, check, fail, ok, skip, warn
 from ckptfmt.units import format_nbytes
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 #: A load to a device takes this much of the host's memory, or less (docs/devices.md).
 POOL_NBYTES = 256 << 20
+#: Renumbers the devices that a process may use.
+VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
 #: With less than this left beside a model, a board swaps or ends processes.
 SPARE_NBYTES = 512 << 20
 #: Control groups of version 2 and of version 1: limit, use, what of that is only the page cache.
@@ -103,7 +106,10 @@ def device_free_nbytes(case: Case) -> int | None:
     """As the runtime told when the device was brought up, else as npu-smi says."""
     if case.tried is not None and case.tried.free_nbytes() is not None:
         return case.tried.free_nbytes()
-    if case.kind == "npu" and case.number < len(case.chips):
-        memory = case.chips[case.number].memory()
-        return memory[0] if memory else None
-    return None
+    if case.kind != "npu":
+        return None
+    number = chips.physical_device(case.number, case.system.environment.get(VISIBLE))
+    if number is None or number >= len(case.chips):
+        return None
+    memory = case.chips[number].memory()
+    return memory[0] if memory else None

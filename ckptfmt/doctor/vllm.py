@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptfmt.doctor import ascend, linker
 from ckptfmt.doctor.findings import Told, check, fail, ok, skip, warn
-from ckptfmt.doctor.numbers import base, is_in, numbers, requirement, train
+from ckptfmt.doctor.numbers import base, is_in, numbers, release, requirement, train
 from ckptfmt.doctor.versions import DATE, VLLM_ASCEND, VLLM_REGISTERS
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def plugin(case: Case) -> Iterator[Told]:
 
 @check("vllm.row", "vllm-ascend with Python, CANN, torch and torch_npu", concerns="vllm")
 def row(case: Case) -> Iterator[Told]:
-    """FAIL, one line for each of the four, if it is not what this vllm-ascend was released with."""
+    """FAIL, one line for each of the four, if it is not what this vllm-ascend was released with;
+    WARN if it is of the same release, with other fixes."""
     found = case.system.version("vllm_ascend")
     if not found:
         yield skip("no vllm-ascend")
@@ -75,12 +76,20 @@ def row(case: Case) -> Iterator[Told]:
         yield fail(told, f"use Python {first}")
     of_here = case.cann.version if case.cann else ""
     told = f"vllm-ascend {name} wants CANN {cann}, found {of_here or 'none'}"
-    yield ok(told) if of_here == cann else fail(told, f"install CANN {cann}")
-    for package, wanted in (("torch", torch), ("torch_npu", torch_npu)):
+    yield _compared(told, train(of_here) == train(cann), of_here == cann, f"install CANN {cann}")
+    for package, wanted in (("torch", torch), ("torch-npu", torch_npu)):
         version = case.system.version(package)
         told = f"vllm-ascend {name} wants {package} {wanted}, found {version or 'none'}"
-        is_right = base(version) == base(wanted)
-        yield ok(told) if is_right else fail(told, f"pip install {package}=={base(wanted)}")
+        yield _compared(
+            told, bool(version) and release(version) == release(wanted),
+            base(version) == base(wanted), f"pip install {package}=={base(wanted)}",
+        )  # fmt: skip
+
+
+def _compared(told: str, is_near: bool, is_equal: bool, fix: str) -> Told:
+    if is_equal:
+        return ok(told)
+    return warn(told, fix) if is_near else fail(told, fix)
 
 
 @check("vllm.requirements", "the torch that vLLM, vllm-ascend and torch_npu ask for",

@@ -171,6 +171,15 @@ def test_the_board_of_the_report(tmp_path: Path) -> None:
     assert "this user is in HwHiAiUser" in says(report, "device.group")
 
 
+def test_the_memory_is_that_of_the_device_behind_the_number(tmp_path: Path) -> None:
+    table = table_910b("910B3", "910B3").replace("20701/ 65536", "65000/ 65536", 1)
+    tree = server(tmp_path / "root").npu_smi(table)
+    model = checkpoint_of(tmp_path / "model", 2 * GB)
+    assert says(examined(tree, "npu:0", model), "memory.fit").startswith("FAIL: model 2.00 GB, ")
+    tree.env(ASCEND_RT_VISIBLE_DEVICES="1")
+    assert says(examined(tree, "npu:0", model), "memory.fit").startswith("OK: model 2.00 GB, ")
+
+
 def test_a_model_too_large_for_the_board(tmp_path: Path) -> None:
     tree = board(tmp_path / "root")
     report = examined(tree, checkpoint=checkpoint_of(tmp_path / "7b", 15 * GB))
@@ -432,8 +441,14 @@ VLLM_CASES: dict[str, tuple[Callable[[Tree], object], list[Expected]]] = {
         ("WARN", "python.torchvision", "wants torch==2.9.0, found 2.10.0"),
         ("FAIL", "torch.cann", "torch_npu 2.10.0.post2 is made for CANN 9.0.0; this is 8.5.0"),
         ("FAIL", "vllm.row", "wants torch 2.9.0, found 2.10.0"),
-        ("FAIL", "vllm.row", "wants torch_npu 2.9.0, found 2.10.0.post2"),
+        ("FAIL", "vllm.row", "wants torch-npu 2.9.0, found 2.10.0.post2"),
         ("FAIL", "vllm.requirements", "vllm-ascend 0.14.0rc1 asks torch 2.9.0, found 2.10.0"),
+    ]),
+    "fixes of the row": (lambda t: t.package("vllm_ascend", "0.13.0rc3", ["torch==2.8.0"])
+                         .torch("2.8.0", "2.8.0.post1", abi="").uninstall("torchvision"), [
+        ("WARN", "vllm.row", "wants CANN 8.5.1, found 8.5.0"),
+        ("WARN", "vllm.row", "wants torch-npu 2.8.0.post2, found 2.8.0.post1 -> pip install "
+         "torch-npu==2.8.0.post2"),
     ]),
     "no kernels": (lambda t: t.npu_smi(table_910b("310P3")), [
         ("FAIL", "vllm.chip", "no kernels for Ascend310P3 (it would say: No supported Ops kernel"),
@@ -464,7 +479,7 @@ def test_every_column_of_a_row_is_told(tmp_path: Path) -> None:
         "FAIL: vllm-ascend 0.13.0rc1 wants Python 3.10 to below 3.12, found 3.13",
         "FAIL: vllm-ascend 0.13.0rc1 wants CANN 8.3.RC2, found 8.5.0",
         "FAIL: vllm-ascend 0.13.0rc1 wants torch 2.8.0, found 2.9.0",
-        "FAIL: vllm-ascend 0.13.0rc1 wants torch_npu 2.8.0, found 2.9.0",
+        "FAIL: vllm-ascend 0.13.0rc1 wants torch-npu 2.8.0, found 2.9.0",
     ]
 
 
