@@ -543,6 +543,18 @@ PYTHON_CASES: dict[str, tuple[Callable[[Tree], object], list[Expected]]] = {
         ("FAIL", "machine.kernel", "this processor is riscv64"),
         ("FAIL", "python.extension", "this Python needs"),
     ]),
+    "pages too large": (lambda t: t.file("/ckptfmt-doctor/getconf PAGESIZE.txt", f"{4 << 20}\n"), [
+        ("FAIL", "machine.page_size", "pages of 4096 KiB"),
+    ]),
+    "an old Python": (lambda t: t.python("3.9", "x86_64", "/old").packages(torch="2.1.0"), [
+        ("FAIL", "python.version", "Python 3.9"),
+    ]),
+    "numpy 2 with an old torch": (lambda t: t.packages(torch="2.1.2", numpy="2.0.0"), [
+        ("WARN", "python.numpy", "numpy 2.0.0 with torch 2.1.2; known trouble"),
+    ]),
+    "a proxy": (lambda t: t.env(HTTPS_PROXY="http://user:secret@proxy"), [
+        ("WARN", "machine.proxy", "https_proxy is set and no_proxy lacks localhost and 127.0.0.1"),
+    ]),
     "no huge pages": (lambda t: t.file(
         "/sys/kernel/mm/transparent_hugepage/enabled", "always madvise [never]\n"), [
         ("WARN", "machine.huge_pages", "transparent: never; 0 reserved pages free -> echo madvise"),
@@ -567,6 +579,14 @@ def test_root_or_a_group_may_use_io_uring_where_others_may_not(tmp_path: Path) -
     compare(examined(tree), [("WARN", "machine.io_uring", "io_uring_disabled is 1")])
     tree.file("/proc/sys/kernel/io_uring_group", "1000\n")
     compare(examined(tree), [])
+
+
+def test_a_proxy_that_does_not_catch_this_machine_is_none(tmp_path: Path) -> None:
+    tree = processor(tmp_path).env(http_proxy="http://user:secret@proxy", NO_PROXY="a,127.0.0.1")
+    report = examined(tree.env(no_proxy="localhost, 127.0.0.1"))
+    compare(report, [])
+    assert "secret" not in str(report.to_dict())
+    compare(examined(tree.env(no_proxy="*")), [])
 
 
 def test_limits_of_the_container_count(tmp_path: Path) -> None:
