@@ -81,7 +81,7 @@ def test_what_a_child_tells_is_weighed(
 
 
 def test_an_import_that_ends_the_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = "[ERROR] 2025-06-09-23:13:26 (PID:1) ERR99999 UNKNOWN applicaiton exception\n"
+    said = "[ERROR] 2025-06-09-23:13:26 (PID:1) ERR99999 UNKNOWN exception\n"
     found = examined(Attempt({}, said, "signal 6 ended it"), monkeypatch)
     assert found["probe.import"].level == "FAIL"
     assert found["probe.import"].found.startswith("the import came to nothing: signal 6 ended it ")
