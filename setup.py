@@ -1,12 +1,16 @@
 """Only what pyproject.toml cannot say: the Cython extensions and their flags."""
 
 import os
+import runpy
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 # CKPTFMT_CFLAGS adds flags for one build (warnings, sanitizers); see scripts/sanitize.sh.
 EXTRA_FLAGS = os.environ.get("CKPTFMT_CFLAGS", "").split()
+
+#: Goes into _core, so that `ckptfmt doctor` can tell one that was built for another version.
+VERSION = runpy.run_path("ckptfmt/version.py")["VERSION"]
 
 DIRECTIVES = {
     "language_level": 3,
@@ -23,7 +27,12 @@ def extension(name: str, *c_files: str) -> Extension:
     return Extension(
         f"ckptfmt.{name}",
         [pyx, *c_files],
-        depends=["ckptfmt/_native/crc32c.h", "ckptfmt/_native/syscalls.h"],
+        depends=[
+            "ckptfmt/_native/crc32c.h",
+            "ckptfmt/_native/syscalls.h",
+            "ckptfmt/version.py",
+        ],
+        define_macros=[("CKPTFMT_VERSION", f'"{VERSION}"')],
         extra_compile_args=["-O2", "-std=gnu11", *EXTRA_FLAGS],
         extra_link_args=[flag for flag in EXTRA_FLAGS if flag.startswith("-fsanitize")],
     )

@@ -48,6 +48,14 @@ __all__ = [
     "resident_nbytes",
 ]
 
+# For `ckptfmt doctor`, which reads it in the file: a stale build cannot always be imported.
+cdef extern from *:
+    """
+    __attribute__((used)) static const char ckptfmt_built_for[] =
+        "ckptfmt._core built for " CKPTFMT_VERSION;
+    """
+
+
 cdef char *buffered_address(Run *run, Worker *w, int64_t i, unsigned s) noexcept nogil:
     """Where a buffered read of op `i` goes."""
     if run.device != NULL:

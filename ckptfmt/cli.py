@@ -15,6 +15,7 @@ import click
 
 from ckptfmt.cli_bench import bench
 from ckptfmt.cli_devices import load, selftest
+from ckptfmt.cli_doctor import doctor
 from ckptfmt.errors import CkptError, OptionError
 from ckptfmt.rendering import printable
 from ckptfmt.terminal import JSON, Progress, checked_cast, count, say
@@ -51,6 +52,7 @@ def main() -> None:
 main.add_command(bench)
 main.add_command(load)
 main.add_command(selftest)
+main.add_command(doctor)
 
 
 @main.command()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from ckptfmt import chips, engine, pool
+from ckptfmt import cann_files, chips, engine, pool
 from ckptfmt._core import crc32c_implementation
 from ckptfmt.cuda import Cuda
 from ckptfmt.npu import Npu
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
 
 #: Renumbers the devices that a process may use.
 VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
-#: Where CANN is looked for if its own variables name no place.
-CANN_HOMES = ("/usr/local/Ascend/ascend-toolkit/latest", "/usr/local/Ascend/cann")
-#: Files below CANN's home that tell its version, and the expression that finds it: versions of CANN
-#: before 8.1.RC1 have no function for it.
-_CANN_FILES = (
-    ("version.cfg", r"runtime_running_version=\[[^:\]]*:([^\]]+)\]"),
-    ("*/ascend_toolkit_install.info", r"(?m)^version=(\S+)"),
-    ("share/info/runtime/version.info", r"(?m)^Version=(\S+)"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,8 +206,8 @@ def loaded_library(name: str) -> str:
 def cann_version() -> str:
     """CANN's version by the files of its installation; empty if there are none."""
     named = [os.environ.get(name, "") for name in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")]
-    for home in filter(None, [*named, *CANN_HOMES]):
-        for pattern, expression in _CANN_FILES:
+    for home in filter(None, [*named, *cann_files.HOMES]):
+        for pattern, expression in cann_files.VERSION_FILES:
             for path in sorted(glob.glob(os.path.join(glob.escape(home), pattern))):
                 match = re.search(expression, _text(path))
                 if match:
@@ -224,14 +215,10 @@ def cann_version() -> str:
     return ""
 
 
-def driver_version(install_info: str = "/etc/ascend_install.info") -> str:
+def driver_version(install_info: str = cann_files.DRIVER_INSTALLED) -> str:
     """The driver's version by the files of its installation; empty if there are none."""
-    match = re.search(r"(?m)^Driver_Install_Path_Param=(.+)", _text(install_info))
-    folder = match[1].strip() if match else "/usr/local/Ascend"
-    found = re.search(
-        r"(?m)^Version=(\S+)", _text(os.path.join(folder, "driver", "version.info"))
-    )
-    return found[1] if found else ""
+    folder = cann_files.driver_home(_text(install_info))
+    return cann_files.field(_text(os.path.join(folder, "driver", "version.info")), "Version")
 
 
 def _transparent() -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import ckptfmt
-from ckptfmt import machine
+from ckptfmt import cann_files, machine
 
 
 @pytest.fixture(autouse=True)
 def _no_cann(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("ASCEND_TOOLKIT_HOME", raising=False)
-    monkeypatch.setattr(machine, "CANN_HOMES", ())
+    monkeypatch.setattr(cann_files, "HOMES", ())
     monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path))
 
 

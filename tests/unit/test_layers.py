@@ -14,6 +14,7 @@ from tests.helpers.imports import MODULES, PACKAGE, imports, top_level, tree
 #: Each module imports only modules that stand before it.
 ORDER = """
     version errors problems stats workers code_hints acl_codes cuda_codes device_errors
+    acl_places cann_files bench doctor
     _native _core
     page_cache trace
     units telemetry selection dtypes layout index write_plan read_plan options rendering
@@ -29,8 +30,13 @@ ORDER = """
     target writer conversion selftest_model comparison verification exporting selftest
     bench.page_style bench.page_timeline bench.page_words bench.page_bars bench.page_tracks
     bench.page_tables bench.page
-    bench.run bench
-    terminal cli_bench cli_devices cli __main__
+    bench.run
+    terminal
+    doctor.versions doctor.findings doctor.system doctor.numbers doctor.linker doctor.smi
+    doctor.ascend doctor.attempt doctor.attempt_child doctor.case
+    doctor.machine doctor.memory doctor.python doctor.torch doctor.cann doctor.driver doctor.cuda
+    doctor.vllm doctor.probe doctor.examination
+    cli_bench cli_devices cli_doctor cli __main__
 """.split()  # noqa: SIM905 - a list of words, read as the layers it shows
 POSITION = {f"ckptfmt.{name}": i for i, name in enumerate(ORDER)}
 
@@ -42,6 +48,8 @@ PURE = [
     "chips", "selftest_report", "bench.pipeline", "bench.candidates", "bench.page_style",
     "bench.page_timeline", "bench.page_words", "bench.page_bars", "bench.page_tracks",
     "bench.page_tables", "bench.page",
+    "cann_files", "doctor.versions", "doctor.numbers",
+    "doctor.smi",
 ]  # fmt: skip
 #: Modules of the standard library that reach outside the process.
 OUTSIDE = {
@@ -53,7 +61,7 @@ OF_OS = {"environ", "strerror", "fspath", "PathLike"}
 
 #: Packages that may be missing or are slow to import, and the modules that may name them.
 PLACES = {
-    "click": {"cli", "cli_bench", "cli_devices", "terminal"},
+    "click": {"cli", "cli_bench", "cli_devices", "cli_doctor", "terminal"},
     "rich": {"terminal"},
     "torch": {"dtypes"},
     "torch_npu": {"npu"},
@@ -183,6 +191,7 @@ def imported_by(code: str) -> set[str]:
         HELP.format(arguments="'convert', '--help'"),
         HELP.format(arguments="'load', '--help'"),
         HELP.format(arguments="'selftest', '--help'"),
+        HELP.format(arguments="'doctor', '--help'"),
     ],
 )
 def test_starting_imports_neither_torch_nor_numpy(code: str) -> None:
