@@ -67,14 +67,20 @@ def test_time_line_covers_the_load(report: dict[str, Any]) -> None:
     assert sum(rate for _, rate in steps) * width == pytest.approx(96 * 1.048576e-3, rel=0.05)
 
 
-def test_a_person_is_told_in_lines(measured: Path) -> None:
-    result = run(measured, "--cold", "--repeat", "1", "--no-verify", "--tune")
+def test_a_person_is_told_in_lines_and_pictures(measured: Path, tmp_path: Path) -> None:
+    page = tmp_path / "bench.html"
+    result = run(measured, "--cold", "--repeat", "1", "--no-verify", "--tune", "--report", page)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].endswith("to cpu, cold, medians of 1")
     assert lines[1].startswith("limited by ")
     assert any("<- the limit" in line for line in lines) or "GB/s is" in lines[1]
-    assert lines[-1].startswith("best: ")
+    assert lines[-2].startswith("best: ")
+    assert lines[-1] == f"wrote {page}"
+    text = page.read_text()
+    assert text.startswith("<!DOCTYPE html>")
+    assert "worker 0" in text
+    assert str(measured) in text
 
 
 def test_other_loads_are_traced_and_counted_as_before(measured: Path, tmp_path: Path) -> None:
