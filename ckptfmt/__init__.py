@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from ckptfmt.exporting import export
     from ckptfmt.options import ConvertOptions, LoadOptions
+    from ckptfmt.saving import SaveOptions, save_dict, save_lora, save_model
     from ckptfmt.stats import FileStrategy, LoadStats, load_stats
     from ckptfmt.verification import Problem, VerifyReport, verify
 
@@ -46,6 +47,8 @@ _HOMES = {
     "ConvertReport": "conversion", "convert": "conversion",
     "export": "exporting",
     "ConvertOptions": "options", "LoadOptions": "options",
+    "SaveOptions": "saving",
+    "save_dict": "saving", "save_lora": "saving", "save_model": "saving",
     "FileStrategy": "stats", "LoadStats": "stats", "load_stats": "stats",
     "Problem": "verification", "VerifyReport": "verification", "verify": "verification",
     **dict.fromkeys((
@@ -77,6 +80,7 @@ __all__ = [
     "OptionError",
     "OutOfMemoryError",
     "Problem",
+    "SaveOptions",
     "SourceError",
     "TargetExistsError",
     "TensorNotFoundError",
@@ -89,6 +93,9 @@ __all__ = [
     "load",
     "load_stats",
     "open",
+    "save_dict",
+    "save_lora",
+    "save_model",
     "verify",
 ]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptfmt.cli_batch import batch
 from ckptfmt.cli_devices import load, selftest
 from ckptfmt.errors import CkptError, OptionError
 from ckptfmt.rendering import printable
@@ -47,6 +48,7 @@ def main() -> None:
     """Convert model checkpoints once, load them at the speed of the hardware."""
 
 
+main.add_command(batch)
 main.add_command(load)
 main.add_command(selftest)
 

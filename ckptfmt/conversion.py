@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +14,18 @@ import msgspec
 from ckptfmt import dtypes, index, layout
 from ckptfmt.errors import FileError, FormatError, NotFoundError, SourceError
 from ckptfmt.index import Index
-from ckptfmt.options import DEFAULT_PARTITION_NBYTES, DEFAULT_WORKERS, ConvertOptions
+from ckptfmt.options import DEFAULT_PARTITION_NBYTES, ConvertOptions
 from ckptfmt.selection import matcher
 from ckptfmt.sources import open_source
 from ckptfmt.sources.folder import refuse_collisions
 from ckptfmt.target import State, Target
-from ckptfmt.units import format_nbytes, parse_nbytes
+from ckptfmt.units import format_nbytes
 from ckptfmt.version import VERSION
 from ckptfmt.write_plan import TensorSpec, plan_write
 from ckptfmt.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
     from ckptfmt.engine import Progress
     from ckptfmt.sources import Source
@@ -124,30 +125,25 @@ def convert(
         Reading or writing failed, or there is not enough space. The target does not exist then, and
         finished partitions are kept for ``resume``.
     """
-    options = ConvertOptions(
-        dtype=dtype,
-        alignment=parse_nbytes(alignment),
-        partition_nbytes=parse_nbytes(partition_size),
-        include=_patterns(include),
-        exclude=_patterns(exclude),
-        workers=DEFAULT_WORKERS if workers is None else workers,
-        force=force,
-        resume=resume,
-    )
+    with planned(
+        source, target, dtype=dtype, alignment=alignment, partition_size=partition_size,
+        include=include, exclude=exclude, workers=workers, force=force, resume=resume,
+    ) as conversion:  # fmt: skip
+        return conversion.report if dry_run else conversion.run(progress)
+
+
+@contextmanager
+def planned(
+    source: Any, target: str | os.PathLike[str], **options: Any
+) -> Iterator[Conversion]:
+    """A conversion before it begins, its source open; `options` are those of `convert`."""
+    checked = ConvertOptions.given(**options)
     opened = open_source(source)
     try:
         name = os.path.basename(os.path.abspath(source)) if opened.description.files else ""
-        conversion = Conversion(opened, name, os.fspath(target), options)
-        if dry_run:
-            return conversion.report
-        return conversion.run(progress)
+        yield Conversion(opened, name, os.fspath(target), checked)
     finally:
         opened.close()
-
-
-def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:
-    """One pattern is no list of letters."""
-    return (given,) if isinstance(given, str) else tuple(given)
 
 
 class Chosen:
@@ -255,6 +251,12 @@ class Conversion:
             target.finish()
         return replace(self.report, resumed=list(done), checkpoint_id=checkpoint_id.hex())
 
+    def disk_nbytes(self, done: Collection[int] = ()) -> int:
+        """What has to be written, when the partitions `done` are there."""
+        sizes = self.plan.file_nbytes
+        needed = sum(nbytes for number, nbytes in enumerate(sizes) if number not in done)
+        return needed + sum(os.path.getsize(s.path) for s in self.source.description.sidecars)
+
     def _refuse_unreadable(self, where: str) -> None:
         """What `open` would refuse is refused before a byte is written, not after the last one."""
         try:
@@ -274,9 +276,7 @@ class Conversion:
 
     def _check_space(self, target: Target, done: list[int]) -> None:
         """Refuse before writing what the disk cannot hold."""
-        sizes = self.plan.file_nbytes
-        needed = sum(nbytes for number, nbytes in enumerate(sizes) if number not in done)
-        needed += sum(os.path.getsize(s.path) for s in self.source.description.sidecars)
+        needed = self.disk_nbytes(done)
         free = os.statvfs(target.partial)
         room = free.f_bavail * free.f_frsize
         if needed > room:

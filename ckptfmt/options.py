@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from ckptfmt import dtypes, layout
 from ckptfmt.errors import OptionError
 from ckptfmt.units import parse_nbytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 DEFAULT_PARTITION_NBYTES = 4000 << 20  # a FAT file system holds files below 4 GiB
 
@@ -64,6 +67,31 @@ class ConvertOptions:
             )
         if self.workers < 1:
             raise OptionError(f"workers is {self.workers}, expected at least 1")
+
+    @classmethod
+    def given(
+        cls,
+        *,
+        dtype: str = "keep",
+        alignment: int | str = layout.MIN_ALIGNMENT,
+        partition_size: int | str = DEFAULT_PARTITION_NBYTES,
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        workers: int | None = None,
+        force: bool = False,
+        resume: bool = False,
+    ) -> ConvertOptions:
+        """As people give them: byte counts with units, one pattern or several, None for 4."""
+        return cls(
+            dtype=dtype,
+            alignment=parse_nbytes(alignment),
+            partition_nbytes=parse_nbytes(partition_size),
+            include=_patterns(include),
+            exclude=_patterns(exclude),
+            workers=DEFAULT_WORKERS if workers is None else workers,
+            force=force,
+            resume=resume,
+        )
 
     def content(self) -> dict[str, object]:
         """The options that decide what is written, for provenance and for ``--resume``."""
@@ -144,6 +172,11 @@ class LoadOptions:
             except OptionError as error:
                 raise OptionError(f"{variable}: {error}", hint=error.hint) from error
         return cls(**cast("dict[str, int]", given))  # type: ignore[arg-type]
+
+
+def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:
+    """One pattern is no list of letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _parse(text: str, default: object) -> str | int | bool:

@@ -16,7 +16,7 @@ from ckptfmt.cli import main
 from tests.helpers.handmade import flip, snapshot
 from tests.helpers.models import equal_bits, write_folder
 
-COMMANDS = ["convert", "load", "selftest", "inspect", "verify", "export"]
+COMMANDS = ["convert", "batch", "load", "selftest", "inspect", "verify", "export"]
 Tensors = dict[str, torch.Tensor]
 
 

@@ -17,15 +17,16 @@ ORDER = """
     _native _core
     page_cache trace
     units selection dtypes layout index write_plan read_plan options rendering
-    placement device_plan chips selftest_report
+    placement device_plan chips selftest_report budget manifest
     input_file strategy partitions checkpoint_files reading engine tensors loading
     runtime_library acl_library cuda_library gds accelerator npu cuda devices pool staging machine
     device_loading streaming fill checkpoint trial
     selftest_steps
     sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
     sources.torch_zip sources.stored truth sources.choose sources
-    target writer conversion selftest_model comparison verification exporting selftest
-    terminal cli_devices cli __main__
+    target writer conversion selftest_model comparison verification exporting selftest saving
+    batch_report batch_job batch_process batch batch_ray
+    terminal batch_table cli_devices cli_batch cli __main__
 """.split()  # noqa: SIM905 - a list of words, read as the layers it shows
 POSITION = {f"ckptfmt.{name}": i for i, name in enumerate(ORDER)}
 
@@ -34,7 +35,7 @@ PURE = [
     "errors", "problems", "stats", "units", "selection", "dtypes", "layout", "index", "write_plan",
     "read_plan", "options", "rendering", "acl_codes", "cuda_codes", "code_hints", "placement",
     "device_plan", "device_errors",
-    "chips", "selftest_report",
+    "chips", "selftest_report", "budget", "manifest",
 ]  # fmt: skip
 #: Modules of the standard library that reach outside the process.
 OUTSIDE = {
@@ -46,8 +47,11 @@ OF_OS = {"environ", "strerror", "fspath", "PathLike"}
 
 #: Packages that may be missing or are slow to import, and the modules that may name them.
 PLACES = {
-    "click": {"cli", "cli_devices", "terminal"},
-    "rich": {"terminal"},
+    "click": {"cli", "cli_batch", "cli_devices", "terminal"},
+    "rich": {"terminal", "batch_table"},
+    "yaml": {"manifest"},
+    "ray": {"batch_ray"},
+    "peft": {"saving"},
     "torch": {"dtypes"},
     "torch_npu": {"npu"},
     "safetensors": {"sources.safetensors"},
@@ -175,6 +179,7 @@ def imported_by(code: str) -> set[str]:
         HELP.format(arguments="'convert', '--help'"),
         HELP.format(arguments="'load', '--help'"),
         HELP.format(arguments="'selftest', '--help'"),
+        HELP.format(arguments="'batch', '--help'"),
     ],
 )
 def test_starting_imports_neither_torch_nor_numpy(code: str) -> None:
