@@ -1,0 +1,307 @@
+"""``ckptfmt batch``: a fleet with broken models, restarts, budgets, reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import ckptfmt
+from ckptfmt.batch_report import ReportFile
+from ckptfmt.batch_report import Result as Record
+from ckptfmt.cli import main
+from ckptfmt.errors import FileError
+from tests.helpers.children import run_cli
+from tests.helpers.fleets import (
+    CAUSES,
+    ROOT,
+    break_model,
+    report_of,
+    write_fleet,
+    write_manifest,
+    write_model,
+)  # fmt: skip
+
+
+def batch(*arguments: object) -> Result:
+    """The command in this process; its jobs are processes all the same."""
+    result = CliRunner().invoke(main, ["batch", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def outcomes(result: Result) -> list[str]:
+    """Of all items, from --json."""
+    return [item["outcome"] for item in json.loads(result.stdout)["items"]]
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When each target was made."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.ckpt/ckptfmt.json")}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model; tests must not change it."""
+    return write_model(tmp_path_factory.mktemp("model") / "m", 0)
+
+
+def test_a_fleet_with_three_broken_models(tmp_path: Path) -> None:
+    manifest = write_fleet(tmp_path)
+    first = run_cli("batch", manifest, "--jobs", "2")
+    assert first.returncode == 1, first.stderr
+    assert first.stdout.startswith("17 done, ")
+    assert "0 done before; 3 failed" in first.stdout
+    for name, cause in CAUSES.items():
+        (line,) = [t for t in first.stderr.splitlines() if f"{name}.ckpt: failed: " in t]
+        assert cause in line
+    report = report_of(manifest)
+    assert sorted(entry["item"] for entry in report) == list(range(1, 21))
+    assert {e["target"].split("/")[-1] for e in report if e["outcome"] == "failed"} == {
+        f"{name}.ckpt" for name in CAUSES
+    }
+    for entry in report:
+        if entry["outcome"] == "done":
+            checked = ckptfmt.verify(entry["target"], against=tmp_path / entry["source"])
+            assert checked.ok
+            assert checked.compared
+    made = {path.name for path in (tmp_path / "made").iterdir()}
+    assert made == {f"model-{i:02d}.ckpt" for i in range(17)}
+
+    before = times(tmp_path / "made")
+    write_model(tmp_path / "mended", 99)
+    shutil.rmtree(tmp_path / "models" / "nothing")
+    (tmp_path / "mended").rename(tmp_path / "models" / "nothing")
+    second = run_cli("batch", manifest, "--jobs", "2", "--json")
+    assert second.returncode == 1
+    found = json.loads(second.stdout)
+    assert (found["done"], found["skipped"], found["failed"]) == (1, 17, 2)
+    (done,) = [item for item in found["items"] if item["outcome"] == "done"]
+    assert done["source"] == "models/nothing"
+    after = times(tmp_path / "made")
+    assert {name: after[name] for name in before} == before
+    assert len(report_of(manifest)) == 40
+
+
+def test_the_script_is_the_command(tmp_path: Path, model: Path) -> None:
+    manifest = write_manifest(tmp_path, [{"source": str(model), "target": "a.ckpt"}])
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "batch_convert.py", manifest, "--verify"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 done, ")
+    assert ckptfmt.verify(tmp_path / "a.ckpt", against=model).ok
+
+
+def test_what_is_there_is_skipped_only_if_it_is_the_same(tmp_path: Path) -> None:
+    names = ["same", "option", "source", "tensors", "newer", "sidecar", "damaged", "replaced"]
+    for seed, name in enumerate(names):
+        write_model(tmp_path / "m" / name, seed)
+    items: list[dict[str, Any]] = [
+        {"source": f"m/{name}", "target": f"{name}.ckpt"} for name in names
+    ]
+    manifest = write_manifest(tmp_path, items)
+    assert batch(manifest, "--jobs", 2).exit_code == 0
+    items[1]["dtype"] = "bf16"
+    items[7]["dtype"] = "fp16"
+    items[7]["force"] = True
+    write_manifest(tmp_path, items)
+    (tmp_path / "m" / "source" / "more.safetensors").write_bytes(
+        (tmp_path / "m" / "source" / "model.safetensors").read_bytes() + b""
+    )
+    (tmp_path / "m" / "source" / "model.safetensors").unlink()
+    tensors = tmp_path / "m" / "tensors" / "model.safetensors"
+    tensors.write_bytes(tensors.read_bytes().replace(b"layers.0", b"layers.9"))
+    future = os.stat(tmp_path / "newer.ckpt" / "ckptfmt.json").st_mtime_ns + 10**9
+    os.utime(tmp_path / "m" / "newer" / "model.safetensors", ns=(future, future))
+    (tmp_path / "m" / "sidecar" / "more.txt").write_text("new\n")
+    part = tmp_path / "damaged.ckpt" / "part-00000.ckptfmt"
+    data = bytearray(part.read_bytes())
+    data[5000] ^= 1
+    part.write_bytes(data)
+
+    result = batch(manifest, "--jobs", 2, "--json")
+    assert result.exit_code == 1
+    found = {
+        item["target"].split("/")[-1].split(".")[0]: item
+        for item in json.loads(result.stdout)["items"]
+    }
+    assert found["same"]["outcome"] == "skipped"
+    assert found["damaged"]["outcome"] == "skipped"  # its bytes are not read
+    assert found["replaced"]["outcome"] == "done"
+    for name, message in (
+        ("option", "options.dtype was 'keep' and is 'bf16'"),
+        ("source", "source.files are others, or of other sizes"),
+        ("tensors", "it has other tensors"),
+        ("newer", "model.safetensors is newer"),
+        ("sidecar", "more.txt is not in it"),
+    ):
+        assert found[name]["error"]["type"] == "TargetExistsError"
+        assert f"the target is of another conversion: {message}" in found[name]["error"]["message"]
+        assert found[name]["error"]["hint"] == "force: true in the manifest replaces it"
+
+    verified = batch(manifest, "--item", 1, "--item", 7, "--verify", "--json")
+    assert outcomes(verified) == ["skipped", "failed"]
+    assert "layers.0.weight" in json.loads(verified.stdout)["items"][1]["error"]["message"]
+    items[6]["force"] = True
+    write_manifest(tmp_path, items)
+    assert outcomes(batch(manifest, "--item", 7, "--verify", "--json")) == ["done"]
+    assert ckptfmt.verify(tmp_path / "damaged.ckpt").ok
+
+
+def test_what_was_cut_off_goes_on(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "m", 7)
+    target = tmp_path / "a.ckpt"
+
+    def cut_off(done: int, total: int) -> None:
+        state = tmp_path / "a.ckpt.partial" / "resume.json"
+        if json.loads(state.read_text())["done"]:
+            raise KeyboardInterrupt
+
+    options = {"partition_size": "1100KiB", "workers": 1}
+    with pytest.raises(KeyboardInterrupt):
+        ckptfmt.convert(source, target, **options, progress=cut_off)  # type: ignore[arg-type]
+    manifest = write_manifest(tmp_path, [{"source": "m", "target": "a.ckpt"}], **options)
+    result = batch(manifest, "--json")
+    (item,) = json.loads(result.stdout)["items"]
+    assert (item["outcome"], item["resumed"]) == ("done", report_of(manifest)[0]["resumed"])
+    assert item["resumed"] >= 1
+
+
+def test_items_larger_than_the_budget_are_refused_by_name(tmp_path: Path, model: Path) -> None:
+    large = write_model(tmp_path / "large", 7)
+    items = [
+        {"source": str(large), "target": "large.ckpt"},
+        {"source": str(model), "target": "small.ckpt"},
+        {"source": str(model), "target": "hungry.ckpt", "workers": 256},
+    ]
+    manifest = write_manifest(tmp_path, items)
+    result = batch(manifest, "--disk", "100kB", "--jobs", 1, "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)["items"]
+    assert [item["outcome"] for item in found] == ["failed", "done", "done"]
+    assert found[0]["error"]["type"] == "OverBudget"
+    assert "of disk, the budget is 100.00 kB" in found[0]["error"]["message"]
+    assert not list(tmp_path.glob("large.ckpt*"))
+    result = batch(manifest, "--memory", "1MB", "--item", 1, "--json")
+    (item,) = json.loads(result.stdout)["items"]
+    assert "of memory, the budget is 1.00 MB" in item["error"]["message"]
+
+
+def test_jobs_wait_for_their_share_and_then_run(tmp_path: Path, model: Path) -> None:
+    items = [{"source": str(model), "target": f"{i}.ckpt"} for i in range(3)]
+    manifest = write_manifest(tmp_path, items, workers=1)
+    # Room for one job of some 80 MB at a time, with three processes.
+    result = batch(manifest, "--memory", "130MB", "--jobs", 3, "--json")
+    assert outcomes(result) == ["done"] * 3, result.stderr
+
+
+def test_one_that_is_being_written_is_no_ones_else(tmp_path: Path, model: Path) -> None:
+    from ckptfmt.target import Target
+
+    manifest = write_manifest(tmp_path, [{"source": str(model), "target": "a.ckpt"}])
+    with Target(str(tmp_path / "a.ckpt"), force=False) as target:
+        target.begin({}, resume=False)
+        result = batch(manifest, "--json")
+        (item,) = json.loads(result.stdout)["items"]
+        assert "another conversion is writing it" in item["error"]["message"]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--jobs", "0"], "--jobs"), (["--memory", "some"], "not a byte count"),
+    (["--item", "3"], "there is no item 3"), (["--address", "auto"], "is for --engine ray"),
+    (["--engine", "ray", "--disk", "1GB"], "--memory and --disk are for one machine"),
+])  # fmt: skip
+def test_misuse_begins_nothing(
+    arguments: list[str], message: str, tmp_path: Path, model: Path
+) -> None:
+    manifest = write_manifest(tmp_path, [{"source": str(model), "target": "a.ckpt"}])
+    result = batch(manifest, *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert not (tmp_path / "a.ckpt").exists()
+
+
+def test_a_manifest_that_is_wrong_begins_nothing(tmp_path: Path, model: Path) -> None:
+    items = [{"source": str(model), "target": "a.ckpt"}, {"source": str(model), "traget": "b"}]
+    manifest = write_manifest(tmp_path, items)
+    result = batch(manifest)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{manifest}:2: item 2: unknown key 'traget' (did you mean target?)" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.jsonl"]
+    manifest.write_bytes(b"\xff")
+    assert "is no text in UTF-8" in batch(manifest).stderr
+    assert batch(tmp_path / "nowhere.jsonl").exit_code == 2
+
+
+def test_ray_that_is_missing_is_named(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    manifest = write_manifest(tmp_path, [{"source": str(model), "target": "a.ckpt"}])
+    result = batch(manifest, "--engine", "ray")
+    assert result.exit_code == 1
+    assert '--engine ray needs ray: ' in result.stderr
+    assert 'pip install "ckptfmt[ray]"' in result.stderr
+
+
+# ---- the report ----
+
+
+def record(number: int) -> Record:
+    return Record(item=number, line=number, source="s", target="t", outcome="done")
+
+
+def test_a_line_that_a_kill_cut_off_stays_alone(tmp_path: Path) -> None:
+    path = tmp_path / "report.jsonl"
+    path.write_text('{"item": 1}\n{"ite')
+    report = ReportFile(str(path))
+    report.add(record(2))
+    report.close()
+    report.close()
+    lines = path.read_text().splitlines()
+    assert lines[:2] == ['{"item": 1}', '{"ite']
+    assert json.loads(lines[2])["item"] == 2
+
+
+def test_lines_that_do_not_go_are_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.jsonl"
+    report = ReportFile(str(path))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: (_ for _ in ()).throw(OSError(28, "full")))
+        report.add(record(1))
+    report.add(record(2))
+    assert [json.loads(line)["item"] for line in path.read_text().splitlines()] == [1, 2]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: (_ for _ in ()).throw(OSError(28, "full")))
+        report.add(record(3))
+        with pytest.raises(FileError, match="cannot be written"):
+            report.close()
+
+
+def test_a_report_that_cannot_be_made_begins_nothing(tmp_path: Path, model: Path) -> None:
+    manifest = write_manifest(tmp_path, [{"source": str(model), "target": "a.ckpt"}])
+    result = batch(manifest, "--report", tmp_path / "nowhere" / "report")
+    assert result.exit_code == 1
+    assert "cannot be written" in result.stderr
+    assert not (tmp_path / "a.ckpt").exists()
+
+
+def test_broken_models_are_as_their_names_say(tmp_path: Path) -> None:
+    """The fleet's broken models fail alone, too, for the causes that are looked for."""
+    for seed, (name, cause) in enumerate(CAUSES.items()):
+        write_model(tmp_path / name, 2 * seed + 1, shards=2)
+        break_model(tmp_path, name)
+        with pytest.raises(ckptfmt.SourceError, match=cause.replace(".", r"\.")):
+            ckptfmt.convert(tmp_path / name, tmp_path / f"{name}.ckpt")
