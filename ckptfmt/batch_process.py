@@ -157,7 +157,8 @@ def _run(connection: Connection[Any, Any], item: Item, folder: str, verify: bool
     os.dup2(fd, 2)
     os.close(fd)
     os.chdir(folder)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in STOPPING:  # either way, and also where a shell had them ignored
+        signal.signal(number, signal.default_int_handler)
     child = _Child(connection)
     result = ended(empty_result(item), 0.0)
     try:

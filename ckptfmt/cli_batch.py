@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from ckptfmt.errors import OptionError, failing_as
-from ckptfmt.terminal import JSON, say
+from ckptfmt.terminal import JSON, say, stdout_kept
 from ckptfmt.units import format_nbytes, parse_nbytes
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def batch(
     report_path = report or f"{manifest}.report.jsonl"
     file = ReportFile(report_path)
     try:
-        with BatchTable(len(items)) as table:
+        with stdout_kept(), BatchTable(len(items)) as table:
             if engine == "ray":
                 from ckptfmt.batch_ray import RayBatch  # noqa: PLC0415
 

@@ -130,7 +130,7 @@ def save_lora(
     Parameters
     ----------
     model : peft.PeftModel
-        Or a model of transformers that has adapters.
+        Or another module that adapters were injected into.
     path : path-like
         The folder to be made.
     adapter_name : str

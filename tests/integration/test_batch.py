@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 import ckptfmt
+from ckptfmt.batch_job import perform
 from ckptfmt.batch_report import ReportFile
 from ckptfmt.batch_report import Result as Record
 from ckptfmt.cli import main
 from ckptfmt.errors import FileError
+from ckptfmt.manifest import parse
 from tests.helpers.children import run_cli
 from tests.helpers.fleets import (
     CAUSES,
@@ -102,60 +105,104 @@ def test_the_script_is_the_command(tmp_path: Path, model: Path) -> None:
     assert ckptfmt.verify(tmp_path / "a.ckpt", against=model).ok
 
 
-def test_what_is_there_is_skipped_only_if_it_is_the_same(tmp_path: Path) -> None:
-    names = ["same", "option", "source", "tensors", "newer", "sidecar", "damaged", "replaced"]
-    for seed, name in enumerate(names):
-        write_model(tmp_path / "m" / name, seed)
-    items: list[dict[str, Any]] = [
-        {"source": f"m/{name}", "target": f"{name}.ckpt"} for name in names
-    ]
-    manifest = write_manifest(tmp_path, items)
-    assert batch(manifest, "--jobs", 2).exit_code == 0
-    items[1]["dtype"] = "bf16"
-    items[7]["dtype"] = "fp16"
-    items[7]["force"] = True
-    write_manifest(tmp_path, items)
-    (tmp_path / "m" / "source" / "more.safetensors").write_bytes(
-        (tmp_path / "m" / "source" / "model.safetensors").read_bytes() + b""
-    )
-    (tmp_path / "m" / "source" / "model.safetensors").unlink()
-    tensors = tmp_path / "m" / "tensors" / "model.safetensors"
-    tensors.write_bytes(tensors.read_bytes().replace(b"layers.0", b"layers.9"))
-    future = os.stat(tmp_path / "newer.ckpt" / "ckptfmt.json").st_mtime_ns + 10**9
-    os.utime(tmp_path / "m" / "newer" / "model.safetensors", ns=(future, future))
-    (tmp_path / "m" / "sidecar" / "more.txt").write_text("new\n")
-    part = tmp_path / "damaged.ckpt" / "part-00000.ckptfmt"
+@pytest.fixture
+def redo(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Record]:
+    """Do the one item of a folder again, in this process, with other options; it was done before."""
+    shutil.copytree(model, tmp_path / "m")
+    monkeypatch.chdir(tmp_path)
+
+    def again(verify: bool = False, **options: Any) -> Record:
+        text = json.dumps({"source": "m", "target": "a.ckpt", **options})
+        (item,) = parse(text, path="m.jsonl", folder=str(tmp_path))
+        return perform(item, verify=verify)
+
+    assert again().outcome == "done"
+    return again
+
+
+SOURCE = Path("m/model.safetensors")
+
+
+def rename() -> None:
+    SOURCE.rename("m/other.safetensors")
+
+
+def exchange_names() -> None:
+    """Other tensors in a file of the same name and size."""
+    SOURCE.write_bytes(SOURCE.read_bytes().replace(b"layers.0", b"layers.9"))
+
+
+def touch() -> None:
+    future = os.stat("a.ckpt/ckptfmt.json").st_mtime_ns + 10**9
+    os.utime(SOURCE, ns=(future, future))
+
+
+def add_sidecar() -> None:
+    Path("m/more.txt").write_text("new\n")
+
+
+def change_sidecar() -> None:
+    future = os.stat("a.ckpt/ckptfmt.json").st_mtime_ns + 10**9
+    os.utime("m/config.json", ns=(future, future))
+
+
+@pytest.mark.parametrize(("change", "options", "message"), [
+    (lambda: None, {"dtype": "bf16"}, "options.dtype was 'keep' and is 'bf16'"),
+    (lambda: None, {"exclude": "*.0.*"}, "options.exclude was [] and is ['*.0.*']"),
+    (rename, {}, "source.files are others, or of other sizes"),
+    (exchange_names, {}, "it has other tensors"),
+    (touch, {}, "model.safetensors is newer"),
+    (add_sidecar, {}, "more.txt is not in it"),
+    (change_sidecar, {}, "config.json is newer"),
+])  # fmt: skip
+def test_what_is_there_and_is_another_fails_unless_it_may_be_replaced(
+    change: Callable[[], None], options: dict[str, Any], message: str, redo: Callable[..., Record]
+) -> None:
+    assert redo(force=True, workers=3).outcome == "skipped"  # neither decides what is written
+    change()
+    error = redo(**options).error
+    assert error is not None
+    assert error.type == "TargetExistsError"
+    assert f"the target is of another conversion: {message}" in error.message
+    assert error.hint == "force: true in the manifest replaces it"
+    assert redo(force=True, **options).outcome == "done"
+    if change in (touch, change_sidecar):  # it is from the future still
+        os.utime(SOURCE, ns=(0, 0))
+        os.utime("m/config.json", ns=(0, 0))
+    assert redo(**options).outcome == "skipped"
+    assert ckptfmt.verify("a.ckpt", against="m").ok
+
+
+def test_bytes_of_what_is_there_are_read_if_asked_for(redo: Callable[..., Record]) -> None:
+    assert redo(verify=True).outcome == "skipped"
+    part = Path("a.ckpt/part-00000.ckptfmt")
     data = bytearray(part.read_bytes())
     data[5000] ^= 1
     part.write_bytes(data)
+    assert redo().outcome == "skipped"
+    error = redo(verify=True).error
+    assert error is not None
+    assert "layers.0.weight" in error.message
+    assert error.hint == "force: true in the manifest makes it anew"
+    assert redo(verify=True, force=True).outcome == "done"
+    part.write_bytes(data[:-1])  # this shows without reading them
+    assert redo().outcome == "failed"
+    assert redo(force=True).outcome == "done"
+    assert ckptfmt.verify("a.ckpt", against="m").ok
 
-    result = batch(manifest, "--jobs", 2, "--json")
-    assert result.exit_code == 1
-    found = {
-        item["target"].split("/")[-1].split(".")[0]: item
-        for item in json.loads(result.stdout)["items"]
-    }
-    assert found["same"]["outcome"] == "skipped"
-    assert found["damaged"]["outcome"] == "skipped"  # its bytes are not read
-    assert found["replaced"]["outcome"] == "done"
-    for name, message in (
-        ("option", "options.dtype was 'keep' and is 'bf16'"),
-        ("source", "source.files are others, or of other sizes"),
-        ("tensors", "it has other tensors"),
-        ("newer", "model.safetensors is newer"),
-        ("sidecar", "more.txt is not in it"),
-    ):
-        assert found[name]["error"]["type"] == "TargetExistsError"
-        assert f"the target is of another conversion: {message}" in found[name]["error"]["message"]
-        assert found[name]["error"]["hint"] == "force: true in the manifest replaces it"
 
-    verified = batch(manifest, "--item", 1, "--item", 7, "--verify", "--json")
-    assert outcomes(verified) == ["skipped", "failed"]
-    assert "layers.0.weight" in json.loads(verified.stdout)["items"][1]["error"]["message"]
-    items[6]["force"] = True
-    write_manifest(tmp_path, items)
-    assert outcomes(batch(manifest, "--item", 7, "--verify", "--json")) == ["done"]
-    assert ckptfmt.verify(tmp_path / "damaged.ckpt").ok
+def test_a_fault_of_ours_is_a_failure_of_one_item(
+    redo: Callable[..., Record], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def faulty(*_: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr("ckptfmt.batch_job.need_of", faulty)
+    error = redo(force=True, dtype="bf16").error
+    assert error is not None
+    assert (error.type, error.message) == ("ZeroDivisionError", "unexpected: oh")
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_what_was_cut_off_goes_on(tmp_path: Path) -> None:

