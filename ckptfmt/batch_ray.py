@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 RETRIES = 3
 #: How long a task waits for the one it replaces to let go of the target.
 PATIENCE_S = 120.0
+#: How long the cluster may take to answer.
+CONNECT_S = 10.0
 #: How long tasks may take to stop.
 STOP_S = 60.0
 
@@ -178,9 +181,13 @@ def _import_ray() -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdigit() and "://" not in address:
+            # Ray ends the process where nobody answers; so this is tried first.
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         raise OptionError(
             f"--address {address}: no Ray cluster answers there: {text}",

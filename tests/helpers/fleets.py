@@ -20,11 +20,11 @@ CAUSES = {
 }
 
 
-def write_model(folder: Path, seed: int, *, shards: int = 1) -> Path:
-    """A folder of some 10 kB to 2 MB in one or several files."""
+def write_model(folder: Path, seed: int, *, shards: int = 1, scale: int = 1) -> Path:
+    """A folder of 8 kB to 1 MB times `scale`, in four tensors, in one or several files."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(seed)
-    rows = 1 << (seed % 8)
+    rows = scale << (seed % 8)
     tensors = {
         f"layers.{i}.weight": random.standard_normal((8 * rows, 61)).astype(np.float32)
         for i in range(4)

@@ -206,7 +206,7 @@ def test_a_fault_of_ours_is_a_failure_of_one_item(
 
 
 def test_what_was_cut_off_goes_on(tmp_path: Path) -> None:
-    source = write_model(tmp_path / "m", 7)
+    source = write_model(tmp_path / "m", 7, scale=4)
     target = tmp_path / "a.ckpt"
 
     def cut_off(done: int, total: int) -> None:

@@ -129,7 +129,7 @@ def test_no_cluster_there(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, [{"source": "a", "target": "b"}])
     batch = start_batch(
         manifest, "--engine", "ray", "--address", "127.0.0.1:9",
-        env=environment(RAY_gcs_rpc_server_reconnect_timeout_s="5"), python=PYTHON,
+        env=environment(), python=PYTHON,
     )  # fmt: skip
     stdout, stderr = batch.communicate(timeout=120)
     assert (batch.returncode, stdout) == (2, ""), stderr
