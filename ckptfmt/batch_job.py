@@ -140,7 +140,7 @@ def _resident_nbytes() -> int:
 
 
 def _done_before(conversion: Conversion, verify: bool) -> Index | None:
-    """The index of the target if it is what this conversion would write, or None if it is not there.
+    """The index of the target if it is what would be written; None if it is to be written.
 
     Raises
     ------

@@ -65,8 +65,8 @@ class JobProcess:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=_run, args=(theirs, item, folder, verify, DupFd(self._log.fileno())), daemon=True,
-            name=f"ckptfmt-item-{item.number}",
+            target=_run, args=(theirs, item, folder, verify, DupFd(self._log.fileno())),
+            daemon=True, name=f"ckptfmt-item-{item.number}",
         )  # fmt: skip
         # A terminal's Ctrl-C is for the one who started all this: until the child has a session of
         # its own, the signal waits. The tracker, which would let it through, is started before.

@@ -146,7 +146,7 @@ def _item(
 
 
 def _checked(raw: _Raw, kind: type[Any], where: str) -> Any:
-    """The entry as a record: only keys that are known, values of their kinds, options that exist."""
+    """The entry as a record: keys that are known, values of their kinds, options that exist."""
     if not isinstance(raw.value, dict):
         raise OptionError(f"{where}: {raw.value!r}, expected keys with values")
     keys = kind.__struct_fields__

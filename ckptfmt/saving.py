@@ -176,7 +176,7 @@ def save_lora(
 
 def _configs_of(model: Any) -> Sequence[Any]:
     """What knows how to save itself; nothing is asked of transformers."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if not hasattr(config, "save_pretrained"):
         return ()
     if not getattr(config, "architectures", None):

@@ -9,7 +9,8 @@
 ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
 TORCH="${CKPTFMT_TORCH:-torch==2.13.0}"
 TORCH_NPU="${CKPTFMT_TORCH_NPU:-torch-npu==2.13.0}"
-FLEET="ray peft transformers"
+# In an environment of their own, for the slow tests: a Ray cluster, LoRA adapters of real models.
+FLEET="ray==2.60.0 peft==0.21.2 transformers==5.24.0"
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 

@@ -34,6 +34,6 @@ def _wait_for_devices(tensors: Mapping[str, Any]) -> None:
     """Let what computes the tensors end: workers have streams of their own."""
     devices = {tensor.device for tensor in tensors.values()}
     for device in devices:
-        module = getattr(dtypes.import_torch(), device.type, None)
+        module: Any = getattr(dtypes.import_torch(), device.type, None)
         if device.type != "cpu" and hasattr(module, "synchronize"):
             module.synchronize(device)

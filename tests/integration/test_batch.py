@@ -107,7 +107,7 @@ def test_the_script_is_the_command(tmp_path: Path, model: Path) -> None:
 
 @pytest.fixture
 def redo(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Record]:
-    """Do the one item of a folder again, in this process, with other options; it was done before."""
+    """Do again, in this process and with other options, an item that was done before."""
     shutil.copytree(model, tmp_path / "m")
     monkeypatch.chdir(tmp_path)
 
@@ -279,11 +279,11 @@ def test_misuse_begins_nothing(
 
 
 def test_a_manifest_that_is_wrong_begins_nothing(tmp_path: Path, model: Path) -> None:
-    items = [{"source": str(model), "target": "a.ckpt"}, {"source": str(model), "traget": "b"}]
+    items = [{"source": str(model), "target": "a.ckpt"}, {"source": str(model), "targets": "b"}]
     manifest = write_manifest(tmp_path, items)
     result = batch(manifest)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert f"{manifest}:2: item 2: unknown key 'traget' (did you mean target?)" in result.stderr
+    assert f"{manifest}:2: item 2: unknown key 'targets' (did you mean target?)" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.jsonl"]
     manifest.write_bytes(b"\xff")
     assert "is no text in UTF-8" in batch(manifest).stderr

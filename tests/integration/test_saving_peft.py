@@ -1,4 +1,4 @@
-"""``save_lora`` and ``save_model`` with the real peft and transformers, in a Python that has them."""
+"""``save_lora`` and ``save_model`` with the real peft and transformers, in a Python of theirs."""
 
 from __future__ import annotations
 
