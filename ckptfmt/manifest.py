@@ -33,6 +33,10 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     resume: bool = True
 
 
+#: Those whose values are checked here and now, before anything is begun.
+CHECKED = Options.__struct_fields__
+
+
 class _Entry(Options, kw_only=True, forbid_unknown_fields=True):
     source: str
     target: str
@@ -135,7 +139,12 @@ def _item(
     for key in ("source", "target"):
         if not getattr(entry, key):
             raise OptionError(f"{where}: {key} is empty")
-    options = {key: value for key, value in raw.value.items() if key not in ("source", "target")}
+    names = zip(_Entry.__struct_encode_fields__, _Entry.__struct_fields__, strict=True)
+    options = {
+        name: getattr(entry, name)
+        for key, name in names
+        if key in raw.value and name not in ("source", "target")
+    }
     return Item(
         number=number,
         line=raw.line,
@@ -149,7 +158,7 @@ def _checked(raw: _Raw, kind: type[Any], where: str) -> Any:
     """The entry as a record: keys that are known, values of their kinds, options that exist."""
     if not isinstance(raw.value, dict):
         raise OptionError(f"{where}: {raw.value!r}, expected keys with values")
-    keys = kind.__struct_fields__
+    keys: tuple[str, ...] = kind.__struct_encode_fields__
     for key in raw.value:
         if key not in keys:
             near = difflib.get_close_matches(str(key), keys, 1)
@@ -162,9 +171,7 @@ def _checked(raw: _Raw, kind: type[Any], where: str) -> Any:
     except msgspec.ValidationError as error:
         raise OptionError(f"{where}: {error}".replace("`$.", "`")) from error
     try:
-        ConvertOptions.given(
-            **{k: v for k, v in raw.value.items() if k not in ("source", "target")}
-        )
+        ConvertOptions.given(**{key: raw.value[key] for key in CHECKED if key in raw.value})
     except CkptError as error:
         raise OptionError(f"{where}: {error}", hint=error.hint) from error
     return entry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -15,12 +16,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 import ckptfmt
+from ckptfmt.batch import Batch, Running
 from ckptfmt.batch_job import perform
+from ckptfmt.batch_process import JobProcess
 from ckptfmt.batch_report import ReportFile
 from ckptfmt.batch_report import Result as Record
+from ckptfmt.batch_table import BatchTable
 from ckptfmt.cli import main
 from ckptfmt.errors import FileError
-from ckptfmt.manifest import parse
+from ckptfmt.manifest import Item, parse
 from tests.helpers.children import run_cli
 from tests.helpers.fleets import (
     CAUSES,
@@ -31,6 +35,8 @@ from tests.helpers.fleets import (
     write_manifest,
     write_model,
 )  # fmt: skip
+
+from tests.helpers.fork_server import wait_until
 
 
 def batch(*arguments: object) -> Result:
@@ -244,12 +250,37 @@ def test_items_larger_than_the_budget_are_refused_by_name(tmp_path: Path, model:
     assert "of memory, the budget is 1.00 MB" in item["error"]["message"]
 
 
-def test_jobs_wait_for_their_share_and_then_run(tmp_path: Path, model: Path) -> None:
+def test_jobs_wait_for_their_share_and_then_run(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     items = [{"source": str(model), "target": f"{i}.ckpt"} for i in range(3)]
     manifest = write_manifest(tmp_path, items, workers=1)
-    # Room for one job of some 80 MB at a time, with three processes.
-    result = batch(manifest, "--memory", "130MB", "--jobs", 3, "--json")
+    admit = Batch._admit
+    at_work: list[int] = []
+
+    def watched(self: Batch) -> None:
+        admit(self)
+        at_work.append(sum(job.begun for job in self._running))
+        assert len(self._running) <= 3
+
+    monkeypatch.setattr(Batch, "_admit", watched)
+    # Each needs the 16 MiB of its worker and what its process has, some 50 MB: no two fit.
+    needed = perform_need(items[0], tmp_path)
+    result = batch(manifest, "--memory", needed * 3 // 2, "--jobs", 3, "--json")
     assert outcomes(result) == ["done"] * 3, result.stderr
+    assert max(at_work) == 1
+
+
+def perform_need(entry: dict[str, Any], folder: Path) -> int:
+    """The memory that an item needs in a process of its own."""
+    text = json.dumps({**entry, "workers": 1})
+    (item,) = parse(text, path="m.jsonl", folder=str(folder))
+    job = JobProcess(item, str(folder), False)
+    wait_until(lambda: job.listen() or job.need)
+    assert job.need is not None
+    job.refuse("only asked", "")
+    assert not Path(item.target + ".partial").exists()
+    return job.need.memory_nbytes
 
 
 def test_one_that_is_being_written_is_no_ones_else(tmp_path: Path, model: Path) -> None:
@@ -299,6 +330,50 @@ def test_ray_that_is_missing_is_named(
     assert result.exit_code == 1
     assert '--engine ray needs ray: ' in result.stderr
     assert 'pip install "ckptfmt[ray]"' in result.stderr
+
+
+# ---- what is shown ----
+
+
+def test_a_terminal_sees_a_table(tmp_path: Path, model: Path) -> None:
+    items = [{"source": str(model), "target": "a.ckpt"}, {"source": "nowhere", "target": "b.ckpt"}]
+    manifest = write_manifest(tmp_path, items)
+    master, slave = os.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "ckptfmt", "batch", manifest, "--jobs", "1"],
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        stdout=subprocess.PIPE, stderr=slave, text=True,
+    )  # fmt: skip
+    os.close(slave)
+    shown = b""
+    try:
+        while data := os.read(master, 1 << 16):
+            shown += data
+    except OSError:  # nobody writes there any more
+        pass
+    os.close(master)
+    stdout, _ = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert stdout.startswith("1 done, ")
+    text = shown.decode()
+    for part in ("0 of 2 ended", "planning", "1 of 2 ended, 1 done", "a.ckpt: done, ",
+                 "b.ckpt: failed: nowhere: no such source"):  # fmt: skip
+        assert part in text
+
+
+def test_the_table_tells_bytes_and_rates() -> None:
+    from rich.console import Console
+
+    item = Item(number=3, line=9, source="s", target="/t\x1b[31m.ckpt")
+    with BatchTable(7) as table:
+        table.counts["done"] = 2
+        running = [Running(item, "converting", 5 * 10**8, 10**9, 2.0)]
+        console = Console(width=120, file=io.StringIO(), force_terminal=False)
+        console.print(table._table(running))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for part in ("2 of 7 ended, 2 done", "500.00 MB / 1.00 GB", "250.00 MB/s", "converting"):
+        assert part in text
+    assert "\x1b" not in text
 
 
 # ---- the report ----
