@@ -35,7 +35,6 @@ from tests.helpers.fleets import (
     write_manifest,
     write_model,
 )  # fmt: skip
-
 from tests.helpers.fork_server import wait_until
 
 
