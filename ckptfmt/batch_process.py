@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: What asks a process to end.
 STOPPING = {signal.SIGINT, signal.SIGTERM}
+#: How long a process may take to end once it has said all.
+EXIT_S = 10.0
 #: Between two messages about bytes done.
 PROGRESS_S = 0.1
 #: Lines of a job's stderr that go into its result.
@@ -105,13 +107,12 @@ class JobProcess:
                 else:
                     self._end(value)
         except (EOFError, OSError):
-            self.process.join()
+            self._reap()
             self._end(self._died())
 
     def refuse(self, reason: str, hint: str) -> None:
         """End it before it has begun."""
         self.stop()
-        self.process.join()
         result = fail(empty_result(self.item), "OverBudget", reason, hint)
         self._end(ended(result, time.monotonic() - self.since))
 
@@ -124,8 +125,15 @@ class JobProcess:
         """End it at once."""
         self.process.kill()
 
+    def _reap(self) -> None:
+        """Wait for its end, which something that a library left running may keep off."""
+        self.process.join(EXIT_S)
+        if self.process.is_alive():
+            self.kill()
+            self.process.join()
+
     def _end(self, result: Result) -> None:
-        self.process.join()
+        self._reap()
         self.connection.close()
         result.messages = self._messages()
         self.result = result

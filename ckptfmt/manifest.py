@@ -157,7 +157,8 @@ def _item(
 def _checked(raw: _Raw, kind: type[Any], where: str) -> Any:
     """The entry as a record: keys that are known, values of their kinds, options that exist."""
     if not isinstance(raw.value, dict):
-        raise OptionError(f"{where}: {raw.value!r}, expected keys with values")
+        found = type(raw.value).__name__  # not its text: that of aliases of aliases has no end
+        raise OptionError(f"{where}: a {found}, expected keys with values")
     keys: tuple[str, ...] = kind.__struct_encode_fields__
     for key in raw.value:
         if key not in keys:
@@ -195,7 +196,7 @@ def _read_json_lines(text: str, path: str) -> tuple[_Raw | None, list[_Raw]]:
             continue
         try:
             entries.append(_Raw(number, json.loads(line, object_pairs_hook=_unique)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise OptionError(f"{path}:{number}: not JSON: {error}") from error
     if entries and isinstance(entries[0].value, dict) and set(entries[0].value) == {"defaults"}:
         return _Raw(entries[0].line, entries[0].value["defaults"]), entries[1:]
@@ -230,6 +231,8 @@ def _read_yaml(text: str, path: str) -> tuple[_Raw | None, list[_Raw]]:
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
         raise OptionError(f"{path}{line}: not YAML that can be read: {problem}") from error
+    except RecursionError as error:
+        raise OptionError(f"{path}: not YAML that can be read: nested too deeply") from error
 
 
 def _yaml_entries(loader: Any, root: Any, path: str) -> tuple[_Raw | None, list[_Raw]]:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -162,18 +163,49 @@ def test_jobs_of_a_batch_that_was_killed_stop(fleet: Fleet) -> None:
     assert found["t0"]["resumed"] > 0
 
 
-def test_a_job_that_ends_without_a_word_is_told_with_what_it_said(
-    fleet: Fleet, tmp_path: Path
-) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(
-        "import sys\n"
-        "if '--multiprocessing-fork' in sys.argv:\n"
-        "    sys.exit('no such luck')\n"
-    )
-    env = {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{os.environ.get('PYTHONPATH', '')}"}
-    batch = start_batch(fleet.manifest, "--item", 1, "--json", env=env)
-    stdout, stderr = batch.communicate(timeout=120)
-    assert batch.returncode == 1, stderr
-    (item,) = json.loads(stdout)["items"]
-    assert item["error"]["message"] == "its process ended with exit status 1"
+#: In every process of a batch, by PYTHONPATH: one that says something when it ends, one that never
+#: ends, one that does not begin.
+AS_IT_ENDS = {
+    "says": "atexit.register(print, 'mind the gap', file=sys.stderr)",
+    "stays": "threading._register_atexit(time.sleep, 1000)",
+    "refuses": "sys.exit('no such luck')",
+}
+
+
+@pytest.fixture
+def odd(fleet: Fleet, tmp_path: Path) -> Callable[..., Any]:
+    """Run the first item in a process with a habit."""
+
+    def run(habit: str) -> dict[str, Any]:
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site" / "sitecustomize.py").write_text(
+            "import atexit, sys, threading, time\n"
+            f"if '--multiprocessing-fork' in sys.argv:\n    {AS_IT_ENDS[habit]}\n"
+        )
+        path = f"{tmp_path / 'site'}:{os.environ.get('PYTHONPATH', '')}"
+        batch = start_batch(
+            fleet.manifest, "--item", 1, "--json", env={**os.environ, "PYTHONPATH": path}
+        )
+        stdout, stderr = batch.communicate(timeout=120)
+        assert stdout, stderr
+        (item,) = json.loads(stdout)["items"]
+        return {**item, "stderr": stderr}
+
+    return run
+
+
+def test_what_a_job_says_on_stderr_is_told(odd: Callable[..., Any]) -> None:
+    item = odd("says")
+    assert (item["outcome"], item["messages"]) == ("done", ["mind the gap"])
+    assert "t0.ckpt: mind the gap" in item["stderr"]
+
+
+@pytest.mark.slow
+def test_a_job_that_has_said_all_is_not_waited_for(odd: Callable[..., Any]) -> None:
+    assert odd("stays")["outcome"] == "done"
+
+
+def test_a_job_that_ends_without_a_word_is_a_failure(odd: Callable[..., Any]) -> None:
+    error = odd("refuses")["error"]
+    assert error["type"] == "killed"
+    assert error["message"] == "its process ended with exit status 1"

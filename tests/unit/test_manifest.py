@@ -89,7 +89,7 @@ def test_a_list_alone_is_a_manifest_and_so_are_merged_keys() -> None:
     (line(partition_size="many"), "m.jsonl:1: item 1: 'many' is not a byte count", ""),
     (line(source=""), "m.jsonl:1: item 1: source is empty", None),
     ('{"source": "s"}\n', "m.jsonl:1: item 1: Object missing required field `target`", None),
-    ("[1]\n", "m.jsonl:1: item 1: [1], expected keys with values", None),
+    ("[1]\n", "m.jsonl:1: item 1: a list, expected keys with values", None),
     ("\n{oh\n", "m.jsonl:2: not JSON: ", None),
     ('{"source": "s", "source": "s", "target": "t"}', "m.jsonl:1: not JSON: the key 'source' "
      "stands there twice", None),
@@ -98,7 +98,7 @@ def test_a_list_alone_is_a_manifest_and_so_are_merged_keys() -> None:
     (line() + line(target="u/../t"), "m.jsonl:2: item 2: the target /work/t is that of", None),
     ('{"defaults": {"source": "s"}}\n' + line(), "m.jsonl:1: defaults: unknown key 'source'", ""),
     ('{"defaults": {"dtype": 3}}\n' + line(), "m.jsonl:1: defaults: Expected `str`", None),
-    ('{"defaults": [3]}\n' + line(), "m.jsonl:1: defaults: [3], expected keys", None),
+    ('{"defaults": [3]}\n' + line(), "m.jsonl:1: defaults: a list, expected keys", None),
     (line() + '{"defaults": {}}\n', "m.jsonl:2: item 2: unknown key 'defaults'", ""),
     ("", "m.jsonl: has no items", None),
 ])  # fmt: skip
@@ -121,10 +121,20 @@ def test_json_lines_that_are_wrong(text: str, message: str, hint: str | None) ->
     ("- source: 2026-01-01\n  target: t\n", "m.yaml:1: item 1: Expected `str`, got "),
     ("- ? [a, b]\n  : c\n", "m.yaml:1: not YAML that can be read: "),
     ("a: 1\n---\nb: 2\n", "m.yaml:2: not YAML that can be read: "),
-    ("defaults: 3\nitems: []\n", "m.yaml:1: defaults: 3, expected keys with values"),
+    ("defaults: 3\nitems: []\n", "m.yaml:1: defaults: a int, expected keys with values"),
 ])  # fmt: skip
 def test_yaml_that_is_wrong(text: str, message: str) -> None:
     assert str(refused(text, "m.yaml")).startswith(message)
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("m.jsonl", "[" * 100_000), ("m.yaml", "[" * 5_000),
+    # Ten aliases of ten aliases …: 10 to the 9th values, none of which is ever made a text.
+    ("m.yaml", "- &a0 [x]\n" + "".join(
+        f"- &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))),
+])  # fmt: skip
+def test_bombs_are_refused_at_once(name: str, text: str) -> None:
+    assert len(str(refused(text, name))) < 200
 
 
 def test_other_names_are_refused() -> None:
