@@ -239,7 +239,7 @@ def test_every_keyword_of_saving_is_in_the_settings() -> None:
     convert = inspect.signature(ckptfmt.convert).parameters
     taken = set(ckptfmt.SaveOptions.__annotations__)
     assert listed == {f"{name}=" for name in (*taken, "adapter_name")}
-    assert set(convert) - taken == {"source", "target", "resume", "dry_run"}
+    assert taken < set(convert)
 
 
 def test_every_key_of_a_manifest_is_in_its_table() -> None:
