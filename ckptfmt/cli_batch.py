@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from ckptfmt.errors import OptionError, failing_as
 from ckptfmt.terminal import JSON, say, stdout_kept
@@ -114,6 +113,8 @@ def _tell(results: list[Result], report: str, as_json: bool) -> None:
         for outcome in ("done", "skipped", "failed")
     }
     if as_json:
+        import msgspec  # noqa: PLC0415
+
         in_order = sorted(results, key=lambda result: result.item)
         items = msgspec.to_builtins(in_order)
         click.echo(json.dumps({**counts, "report": report, "items": items}, ensure_ascii=False))
