@@ -6,7 +6,7 @@ An argument beats the environment beats the default.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal, cast
 
 from ckptfmt import dtypes, layout
@@ -74,6 +74,32 @@ class ConvertOptions:
             "include": list(self.include),
             "exclude": list(self.exclude),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubOptions:
+    """How to get at a repository on a hub.
+
+    Attributes
+    ----------
+    hub : str or None
+        ``huggingface`` or ``modelscope``; None leaves it to the address.
+    revision : str or None
+        Branch, tag or commit.
+    token : str or None
+        To log in with; None leaves it to the hub's client. It is never written or shown.
+    stream : bool
+        Convert as the bytes come, and keep no file of the hub's.
+    """
+
+    hub: str | None = None
+    revision: str | None = None
+    token: str | None = field(default=None, repr=False)
+    stream: bool = False
+
+    def given(self) -> list[str]:
+        """Names of the options that ask for something."""
+        return [f.name for f in fields(self) if getattr(self, f.name)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
