@@ -56,10 +56,15 @@ def refusal(where: str, status: int, retry_after: str | None, log_in: str) -> Ex
         seconds = float(retry_after) if (retry_after or "").strip().isdecimal() else 0.0
         what = "there are too many requests" if status == 429 else "it fails"
         return Passing(f"the hub says that {what} (status {status})", seconds)
-    if status in (401, 403):
+    if status == 401:
         return HubError(
-            f"{where}: the hub refuses it (status {status})",
-            file=file_of(where), status=status, hint=log_in,
+            f"{where}: no such repository, or none that may be read without a login (status 401)",
+            file=file_of(where), status=status, hint=f"if the name is right, {log_in}",
+        )  # fmt: skip
+    if status == 403:
+        return HubError(
+            f"{where}: this login may not read it (status 403)",
+            file=file_of(where), status=status, hint=f"ask for access at the hub, then {log_in}",
         )  # fmt: skip
     return HubError(
         f"{where}: the hub answers with status {status}", file=file_of(where), status=status
@@ -81,6 +86,7 @@ def retried(
     what: str,
     *,
     stopped: threading.Event | None = None,
+    waits_s: tuple[float, ...] | None = None,
 ) -> T:
     """Call until it does not raise `Passing`, or the tries are used up.
 
@@ -92,6 +98,8 @@ def retried(
         What is fetched, for the message.
     stopped : Event, optional
         Ends the waiting: the last failure is raised then.
+    waits_s : tuple of float, optional
+        `WAITS_S` if not given; empty for what the callee has tried again itself.
 
     Raises
     ------
@@ -99,16 +107,17 @@ def retried(
         The last try failed as well, or the hub asks to wait for too long.
     """
     stopped = stopped or threading.Event()
-    for number in range(len(WAITS_S) + 1):
+    waits_s = WAITS_S if waits_s is None else waits_s
+    for number in range(len(waits_s) + 1):
         try:
             return call()
         except Passing as error:
-            wait_s = max(WAITS_S[min(number, len(WAITS_S) - 1)], error.retry_after_s)
-            last = number == len(WAITS_S)
+            last = number == len(waits_s)
+            wait_s = error.retry_after_s if last else max(waits_s[number], error.retry_after_s)
             if last or wait_s > LONGEST_WAIT_S or stopped.wait(wait_s):
-                tries = f"{number + 1} tries" if number else "one try"
+                tries = f" (after {number + 1} tries)" if number else ""
                 raise HubError(
-                    f"{what}: {error.reason} (after {tries})", file=file_of(what),
+                    f"{what}: {error.reason}{tries}", file=file_of(what),
                     hint=f"the hub asks to wait for {error.retry_after_s:.0f} s"
                     if error.retry_after_s > LONGEST_WAIT_S
                     else "a conversion that had finished partitions goes on with --resume",

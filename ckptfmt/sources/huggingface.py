@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckptfmt.errors import HubError, MissingDependencyError
-from ckptfmt.retrying import Passing, is_local, refusal, retried
+from ckptfmt.retrying import Passing, file_of, is_local, refusal, retried
 from ckptfmt.sources.repository import RepositoryFile, checked_files
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+DEFAULT_REVISION = "main"
+#: Without a byte for so long, a connection is given up.
+TIMEOUT_S = 30.0
 LOG_IN = "log in (hf auth login), set HF_TOKEN or give --token"
 _DIGESTS = {40: "git", 64: "sha256"}
 _HEX = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -37,7 +40,7 @@ class HuggingFaceRepository:
     def __init__(self, address: HubAddress, token: str | None) -> None:
         try:
             import huggingface_hub  # noqa: PLC0415
-            from huggingface_hub import constants, errors, hf_api  # noqa: PLC0415
+            from huggingface_hub import constants, errors, hf_api, utils  # noqa: PLC0415
         except ImportError as error:
             raise MissingDependencyError(
                 f"{address}: no such path here, and huggingface_hub, which would ask "
@@ -47,7 +50,8 @@ class HuggingFaceRepository:
         self.address = address
         self.commit = ""
         self.files: list[RepositoryFile] = []
-        self._hub, self._errors, self._entry = huggingface_hub, errors, hf_api.RepoFile
+        self._hub, self._errors, self._calls = huggingface_hub, errors, utils
+        self._entry = hf_api.RepoFile
         #: Of the client's transport, which is another package from version to version.
         self._failure = next(
             base for base in errors.HfHubHTTPError.__mro__
@@ -55,8 +59,7 @@ class HuggingFaceRepository:
         )  # fmt: skip
         self._token = token
         self._cached: str | None = None
-        self._open = threading.local()
-        self._handles: list[Any] = []
+        self._noted = False
         if constants.HF_HUB_OFFLINE:
             self._look_into_cache()
         else:
@@ -79,30 +82,33 @@ class HuggingFaceRepository:
         self.files = self._guarded(lambda: checked_files(where, listed()), where)
 
     def _look_into_cache(self) -> None:
-        """What an earlier download left: files are links to what their digest names."""
+        """What earlier downloads left: files there are links to what their digests name."""
+        wanted = self.address.revision or DEFAULT_REVISION
+        found = None
         try:
-            self._cached = self._hub.snapshot_download(
-                self.address.repository, revision=self.address.revision, local_files_only=True
-            )
-        except self._errors.LocalEntryNotFoundError as error:
+            for repository in self._hub.scan_cache_dir().repos:
+                if (repository.repo_type, repository.repo_id) == ("model", self.address.repository):
+                    for revision in repository.revisions:
+                        if wanted == revision.commit_hash or wanted in revision.refs:
+                            found = revision
+        except self._errors.CacheNotFound:
+            pass
+        if found is None:
             raise HubError(
-                f"{self.address}: is not in the cache of huggingface_hub, "
+                f"{self.address}: its revision {wanted!r} is not in the cache of huggingface_hub, "
                 f"and HF_HUB_OFFLINE forbids to ask the hub",
                 hint="unset HF_HUB_OFFLINE, or set HF_HOME to where the cache is",
-            ) from error
-        folder = self._cached
-        self.commit = os.path.basename(folder)
-        found = []
-        for path, _, names in os.walk(folder):
-            for name in names:
-                full = os.path.join(path, name)
-                digest = os.path.basename(os.path.realpath(full))
-                known = digest if _HEX.fullmatch(digest) else ""
-                found.append(RepositoryFile(
-                    os.path.relpath(full, folder), os.path.getsize(full),
-                    known, _DIGESTS.get(len(known), ""),
-                ))  # fmt: skip
-        self.files = checked_files(str(self.address), found)
+            )
+        self._cached = str(found.snapshot_path)
+        self.commit = found.commit_hash
+        listed = []
+        for file in found.files:
+            digest = file.blob_path.name if _HEX.fullmatch(file.blob_path.name) else ""
+            listed.append(RepositoryFile(
+                str(file.file_path.relative_to(found.snapshot_path)), file.size_on_disk,
+                digest, _DIGESTS.get(len(digest), ""),
+            ))  # fmt: skip
+        self.files = checked_files(str(self.address), listed)
 
     # ---- bytes ----
 
@@ -110,45 +116,55 @@ class HuggingFaceRepository:
         """Download a file into the client's cache, unless it is there; return its path."""
         if self._cached is not None:
             return os.path.join(self._cached, name)
+        # Asked by its name once, the client notes for later what the revision means.
+        revision = self.commit if self._noted else self.address.revision or DEFAULT_REVISION
+        self._noted = True
+        where = f"{self.address}: {name}"
         path: str = self._guarded(
             lambda: self._hub.hf_hub_download(
-                self.address.repository, name, revision=self.commit, token=self._token
+                self.address.repository, name, revision=revision, token=self._token
             ),
-            f"{self.address}: {name}",
+            where,
         )
+        if f"/{self.commit}/" not in path:
+            raise HubError(
+                f"{where}: the revision {revision!r} was {self.commit} a moment ago, and is not "
+                f"any more", file=name, hint="try again, or name a commit with --revision",
+            )  # fmt: skip
         return path
 
     def read(self, name: str, start: int, nbytes: int, stopped: threading.Event) -> bytes:
         """Read some bytes of a file; the hub is asked for these alone."""
+        if self._cached is not None:
+            with open(os.path.join(self._cached, name), "rb") as stream:
+                stream.seek(start)
+                return stream.read(nbytes)
+        url = self._hub.hf_hub_url(self.address.repository, name, revision=self.commit)
+        where = f"{self.address}: {name}"
 
         def once() -> bytes:
-            handle = self._handle(name)
-            handle.seek(start)
-            data: bytes = handle.read(nbytes)
+            headers = self._calls.build_hf_headers(token=self._token)
+            headers["Range"] = f"bytes={start}-{start + nbytes - 1}"
+            # The client's own way to ask, but for its retries: these are ours, below.
+            response = self._calls.http_backoff(
+                "GET", url, headers=headers, max_retries=0, timeout=TIMEOUT_S
+            )
+            self._calls.hf_raise_for_status(response)
+            if response.status_code != 206:
+                raise HubError(
+                    f"{where}: the hub was asked for a range, and answers with status "
+                    f"{response.status_code}",
+                    file=name, status=response.status_code, hint="leave --stream out",
+                )  # fmt: skip
+            data: bytes = response.content
             if len(data) != nbytes:
                 raise Passing(f"{len(data)} bytes came, expected {nbytes}")
             return data
 
-        return self._guarded(once, f"{self.address}: {name}", stopped)
-
-    def _handle(self, name: str) -> Any:
-        """A file opened by this thread: a handle has a position, and each read is a request."""
-        handles = self._open.__dict__.setdefault("handles", {})
-        if name not in handles:
-            if self._cached is not None:
-                handles[name] = open(os.path.join(self._cached, name), "rb")  # noqa: SIM115
-            else:
-                system = self._hub.HfFileSystem(token=self._token, skip_instance_cache=True)
-                handles[name] = system.open(
-                    f"{self.address.repository}@{self.commit}/{name}", "rb", cache_type="none"
-                )
-            self._handles.append(handles[name])
-        return handles[name]
+        return self._guarded(once, where, stopped) if nbytes else b""
 
     def close(self) -> None:
-        """Close what is open."""
-        while self._handles:
-            self._handles.pop().close()
+        """Nothing is kept open but what the client keeps."""
 
     # ---- failures ----
 
@@ -162,13 +178,13 @@ class HuggingFaceRepository:
                 return call()
             except errors.GatedRepoError as error:
                 raise HubError(
-                    f"{where}: its owner has not granted access", status=403,
-                    hint=f"ask for it at the hub, then {LOG_IN}",
+                    f"{where}: this login may not read it (status 403): its owner has to grant access",
+                    file=file_of(where), status=403, hint=f"ask for it at the hub, then {LOG_IN}",
                 ) from error  # fmt: skip
             except errors.RepositoryNotFoundError as error:
                 raise HubError(
                     f"{where}: no such repository, or none that may be read without a login",
-                    status=_status(error),
+                    file=file_of(where), status=_status(error),
                     hint=f"if the name is right, {LOG_IN}; a local path has to exist",
                 ) from error
             except errors.RevisionNotFoundError as error:

@@ -69,7 +69,7 @@ class ModelScopeRepository:
                 self.address.repository, _MODEL, name, revision=self._revision,
                 expected_sha256=self._digests[name] or None,
             ),
-            f"{self.address}: {name}",
+            f"{self.address}: {name}", waits_s=(),  # the client has tries of its own
         )  # fmt: skip
         return str(path)
 
@@ -99,7 +99,11 @@ class ModelScopeRepository:
         """Nothing is kept open but what the client keeps."""
 
     def _guarded(
-        self, call: Callable[[], T], where: str, stopped: threading.Event | None = None
+        self,
+        call: Callable[[], T],
+        where: str,
+        stopped: threading.Event | None = None,
+        waits_s: tuple[float, ...] | None = None,
     ) -> T:
         """Call the client; its errors become ours, and what may pass is tried again."""
         errors = self._errors
@@ -126,8 +130,12 @@ class ModelScopeRepository:
                 raise Passing(f"the connection failed ({type(error).__name__})") from error
             except errors.NetworkError as error:
                 raise Passing("the hub cannot be reached") from error
+            except errors.HubError as error:
+                raise HubError(
+                    f"{where}: its client failed ({type(error).__name__})", file=file_of(where)
+                ) from error
 
-        return retried(once, where, stopped=stopped)
+        return retried(once, where, stopped=stopped, waits_s=waits_s)
 
 
 def _file(entry: dict[str, Any]) -> RepositoryFile:

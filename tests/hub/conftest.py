@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +114,12 @@ def kind(request: pytest.FixtureRequest) -> str:
 def place(
     kind: str, hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Place:
-    """The client's caches below `tmp_path`, and no waiting between tries."""
+    """The client's caches below `tmp_path`, and no waiting between tries, theirs or ours."""
     monkeypatch.setattr(retrying, "WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(
+        "modelscope_hub._download_control._DownloadControl.sleep", lambda self, seconds: None
+    )
     point_clients(monkeypatch, hub, tmp_path)
     return Place(kind, hub, folder, tmp_path / "model.ckpt")
 
@@ -140,8 +145,10 @@ def point_clients(monkeypatch: pytest.MonkeyPatch, hub: Hub, folder: Path) -> No
         monkeypatch.delenv(name, raising=False)
     for name, value in environment(hub, folder).items():
         monkeypatch.setenv(name, value)
+    import modelscope_hub
     from huggingface_hub import constants
 
+    monkeypatch.setattr(modelscope_hub.config, "_default_config", None)
     for name, value in (
         ("ENDPOINT", hub.endpoint),
         ("HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"),

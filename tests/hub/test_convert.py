@@ -121,7 +121,7 @@ def test_options_mean_the_same_when_streamed(
 
 def test_a_plan_costs_the_headers_alone(place: Place) -> None:
     report = place.convert(stream=True, dry_run=True)
-    assert len(report.plan.partitions) == 4
+    assert len(report.plan.partitions) == 3
     assert place.hub.sent_nbytes < 1_000_000
     assert not place.target.exists()
 
@@ -158,7 +158,7 @@ def test_a_token_that_is_not_enough_says_so_and_is_not_shown(place: Place) -> No
     error = place.failing(token="hf_wrong")
     assert isinstance(error, ckptfmt.HubError)
     assert error.status == 403
-    assert "has not granted access" in str(error)
+    assert "this login may not read it" in str(error)
     shown: BaseException | None = error
     while shown is not None:
         assert "hf_wrong" not in f"{shown} {shown!r}"
@@ -170,7 +170,7 @@ def test_what_is_not_there_is_named(place: Place) -> None:
         ckptfmt.convert(f"{place.address}-not", place.target)
     error = place.failing(revision="v2")
     assert isinstance(error, ckptfmt.HubError)
-    assert "the repository has no revision 'v2'" in str(error)
+    assert "no revision 'v2'" in str(error)
 
 
 # ---- a bad network ----
@@ -248,12 +248,16 @@ def test_an_endless_listing_is_refused(
     assert "lists more than 300 files" in str(error)
 
 
-def test_an_index_that_names_other_files_is_refused(place: Place, stream: bool) -> None:
-    for name, found in (("../x.safetensors", "outside its folder"),
-                        ("y.safetensors", "which is not in the repository")):  # fmt: skip
-        index = json.dumps({"weight_map": {"a": name}})
-        place.replace("model.safetensors.index.json", index.encode())
-        assert found in str(place.failing(stream=stream))
+@pytest.mark.parametrize(("name", "found"), [
+    ("../x.safetensors", "outside its folder"),
+    ("y.safetensors", "which is not in the repository"),
+])  # fmt: skip
+def test_an_index_that_names_other_files_is_refused(
+    place: Place, name: str, found: str
+) -> None:
+    index = json.dumps({"weight_map": {"a": name}})
+    place.replace("model.safetensors.index.json", index.encode())
+    assert found in str(place.failing())
 
 
 @pytest.mark.parametrize("header", [

@@ -69,7 +69,7 @@ def test_killed_after_each_shard_it_goes_on_to_the_same_bytes(
         before = len(done)
     place.hub.requests.clear()
     report = place.convert(stream=True, resume=True)
-    assert report.resumed == done
+    assert sorted(report.resumed) == done
     if event == "partition":
         assert len(done) == 3
         # What is done is not asked for again, but for headers.
@@ -95,16 +95,16 @@ def test_partitions_of_a_shard_that_came_damaged_do_not_count(
         written.append(chunk.partition)
 
     monkeypatch.setattr(writer.Writer, "_chunk_done", noting)
-    place.hub.faults = [Fault(f"/storage/org/model/{SHARDS[1]}", flip=10_000, times=2)]
-    # A partition for each weight: two of them in each shard.
-    options = {"stream": True, "partition_size": "1200KiB", "resume": True}
+    place.hub.faults = [Fault(f"/storage/org/model/{SHARDS[1]}", flip=10_000, times=1000)]
+    # A partition for each weight, of which each shard has two.
+    options = {"stream": True, "partition_size": "1200KiB", "resume": True, "workers": 1}
     error = place.failing(**options)
     assert isinstance(error, ckptfmt.HubError)
     assert error.file == SHARDS[1]
     assert {0, 1, 2} <= set(written)
-    assert noted(place) == [0, 1]
+    assert noted(place) == [0]  # the second one ends with a small tensor of the next shard
     place.hub.faults = []
-    assert sorted(place.convert(**options).resumed) == [0, 1]
+    assert place.convert(**options).resumed == [0]
     assert ckptfmt.verify(place.target, against=place.folder).problems == []
 
 
