@@ -306,7 +306,9 @@ class Conversion:
                 "a live object cannot be resumed: nothing tells whether it changed",
                 hint="use force=True to begin anew",
             )
-        identity = {"tool": VERSION, "source": files, "options": self.options.content()}
+        identity: dict[str, object] = {
+            "tool": VERSION, "source": files, "options": self.options.content(),
+        }  # fmt: skip
         origin = self.source.description.provenance
         if "repository" in origin:
             # The client's cache may be another one, with other times.

@@ -156,17 +156,17 @@ class LoadOptions:
     def from_environment(cls) -> LoadOptions:
         """The defaults, with what ``CKPTFMT_*`` variables say."""
         given: dict[str, str | int | bool] = {}
-        for field in fields(cls):
-            variable = f"CKPTFMT_{field.name.upper()}"
+        for option in fields(cls):
+            variable = f"CKPTFMT_{option.name.upper()}"
             text = os.environ.get(variable, "")
             if not text:
                 continue
             try:
-                given[field.name] = _parse(text, field.default)
+                given[option.name] = _parse(text, option.default)
             except OptionError as error:
                 raise OptionError(f"{variable}: {error}", hint=error.hint) from error
             try:
-                cls(**{field.name: given[field.name]})  # type: ignore[arg-type]
+                cls(**{option.name: given[option.name]})  # type: ignore[arg-type]
             except OptionError as error:
                 raise OptionError(f"{variable}: {error}", hint=error.hint) from error
         return cls(**cast("dict[str, int]", given))  # type: ignore[arg-type]

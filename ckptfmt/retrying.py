@@ -53,7 +53,8 @@ def refusal(where: str, status: int, retry_after: str | None, log_in: str) -> Ex
         What to do for more rights, with this hub's client.
     """
     if status in PASSING_STATUS:
-        seconds = float(retry_after) if (retry_after or "").strip().isdecimal() else 0.0
+        after = (retry_after or "").strip()
+        seconds = float(after) if after.isdecimal() else 0.0
         what = "there are too many requests" if status == 429 else "it fails"
         return Passing(f"the hub says that {what} (status {status})", seconds)
     if status == 401:

@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import threading
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +77,9 @@ class Disk(threading.Thread):
         found = {}
         for path, _, names in os.walk(self.folder):
             for name in names:
-                try:
-                    status = os.lstat(os.path.join(path, name))
-                except FileNotFoundError:
-                    continue
-                found[status.st_ino] = status.st_blocks * 512
+                with suppress(FileNotFoundError):
+                    status = (Path(path) / name).lstat()
+                    found[status.st_ino] = status.st_blocks * 512
         self.peak_nbytes = max(self.peak_nbytes, sum(found.values()))
 
 
@@ -139,8 +137,22 @@ class Server:
         self.child.wait()
 
 
-def main() -> None:
-    """Run the race."""
+def summed_up(runs: list[dict[str, Any]], shares: list[float]) -> dict[str, dict[str, Any]]:
+    """Of each rate: the median of what is compared, and the most space it took."""
+    summary = {}
+    for share in shares:
+        mine = [r for r in runs if r["share"] == share]
+        summary[f"{share:g}"] = {
+            "n": len(mine),
+            "rate_to_ideal": round(statistics.median(r["rate_to_ideal"] for r in mine), 3),
+            "peak_beyond_output_in_shards": round(
+                max(r["peak_beyond_output_in_shards"] for r in mine), 3),
+        }  # fmt: skip
+    return summary
+
+
+def parsed() -> argparse.Namespace:
+    """What to measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hub", choices=list(FETCH), default="huggingface")
     parser.add_argument("--shards", type=int, default=3)
@@ -150,7 +162,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/bench"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the race."""
+    given = parsed()
     folder = given.folder.absolute()
     source = make(folder, given.shards, given.nbytes)
     shards = sorted(source.glob("*.safetensors"))
@@ -204,16 +221,7 @@ def main() -> None:
                     (disk.peak_nbytes - output) / shards[0].stat().st_size,
             })  # fmt: skip
             print(json.dumps(runs[-1]), file=sys.stderr)
-    summary = {
-        f"{share:g}": {
-            "n": given.rounds,
-            "rate_to_ideal": round(statistics.median(
-                r["rate_to_ideal"] for r in runs if r["share"] == share), 3),
-            "peak_beyond_output_in_shards": round(max(
-                r["peak_beyond_output_in_shards"] for r in runs if r["share"] == share), 3),
-        }
-        for share in given.shares
-    }  # fmt: skip
+    summary = summed_up(runs, given.shares)
     result = {
         "benchmark": "hub", "hub": given.hub, "shards": given.shards, "nbytes": total,
         **describe(given.folder), "summary": summary, "runs": runs,

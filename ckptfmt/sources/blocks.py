@@ -88,11 +88,10 @@ class Blocks:
         for file, offset, nbytes in ranges:
             wanted = left.setdefault(file, {})
             end = offset + nbytes
-            while offset < end:
-                number = offset // BLOCK_NBYTES
-                upto = min(end, (number + 1) * BLOCK_NBYTES)
-                wanted[number] = wanted.get(number, 0) + upto - offset
-                offset = upto
+            for number in range(offset // BLOCK_NBYTES, -(-end // BLOCK_NBYTES)):
+                first = max(offset, number * BLOCK_NBYTES)
+                last = min(end, (number + 1) * BLOCK_NBYTES)
+                wanted[number] = wanted.get(number, 0) + last - first
         for file in sorted(left):
             size = self.files[file].nbytes
             for number, start in enumerate(range(0, size, BLOCK_NBYTES)):
@@ -109,11 +108,7 @@ class Blocks:
         done = 0
         while done < len(buffer):
             position = self._position[file, (offset + done) // BLOCK_NBYTES]
-            with self._changed:
-                self._changed.wait_for(lambda p=position: p in self._ready or self._is_over())
-                if position not in self._ready:
-                    raise self._error or _stopped(self.where)
-                data = self._ready[position]
+            data = self._wait_for(position)
             block = self._blocks[position]
             at = offset + done - block.start
             nbytes = min(len(buffer) - done, block.nbytes - at)
@@ -125,6 +120,13 @@ class Blocks:
                     del self._ready[position]
                     self._held -= 1
                     self._changed.notify_all()
+
+    def _wait_for(self, position: int) -> memoryview:
+        with self._changed:
+            self._changed.wait_for(lambda: position in self._ready or self._is_over())
+            if position not in self._ready:
+                raise self._error or _stopped(self.where)
+            return self._ready[position]
 
     def finish(self) -> None:
         """Wait until all has come and been summed up; raise what went wrong."""

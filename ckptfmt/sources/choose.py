@@ -45,7 +45,10 @@ def open_source(source: Any, hub: HubOptions | None = None) -> Source:
         )
     if is_live(source):
         return live_source(source)
-    path = os.fspath(source)
+    return _open_path(os.fspath(source))
+
+
+def _open_path(path: str) -> Source:
     if not os.path.exists(path):
         raise NotFoundError(
             errno.ENOENT, "no such source", path,

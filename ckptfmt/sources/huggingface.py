@@ -178,7 +178,7 @@ class HuggingFaceRepository:
                 return call()
             except errors.GatedRepoError as error:
                 raise HubError(
-                    f"{where}: this login may not read it (status 403): its owner has to grant access",
+                    f"{where}: this login may not read it (status 403)",
                     file=file_of(where), status=403, hint=f"ask for it at the hub, then {LOG_IN}",
                 ) from error  # fmt: skip
             except errors.RepositoryNotFoundError as error:

@@ -35,8 +35,8 @@ class ModelScopeRepository:
     def __init__(self, address: HubAddress, token: str | None) -> None:
         try:
             import modelscope_hub  # noqa: PLC0415
-            from modelscope_hub import errors  # noqa: PLC0415
             import requests  # noqa: PLC0415
+            from modelscope_hub import errors  # noqa: PLC0415
         except ImportError as error:
             raise MissingDependencyError(
                 f"{address}: modelscope_hub, which would ask ModelScope, "
@@ -59,8 +59,8 @@ class ModelScopeRepository:
         self.files = checked_files(where, map(_file, entries))
         self._digests = {file.name: file.digest for file in self.files}
         # The hub tells for each file in which commit it came: the latest one is the revision's.
-        latest = max(entries, key=lambda entry: int(entry.get("CommittedDate") or 0), default={})
-        self.commit = str(latest.get("Revision") or "")
+        entries.sort(key=lambda entry: int(entry.get("CommittedDate") or 0))
+        self.commit = str(entries[-1].get("Revision") or "") if entries else ""
 
     def fetch(self, name: str) -> str:
         """Download a file into the client's cache, unless it is there; return its path."""

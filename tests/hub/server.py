@@ -206,7 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
         return token is None or shown[0] == f"Bearer {token}" or f"m_session_id={token}" in shown[1]
 
     def _refuse_login(self) -> None:
-        shown = self.headers.get("Authorization") or "m_session_id" in self.headers.get("Cookie", "")
+        cookie = self.headers.get("Cookie", "")
+        shown = self.headers.get("Authorization") or "m_session_id" in cookie
         message = "this needs another token" if shown else "this needs a token"
         if self.path.startswith(("/api/v1/", "/openapi/")):
             body = json.dumps({"Code": 10010205001, "Message": message, "Success": False})

@@ -15,7 +15,7 @@ import ckptfmt
 from tests.helpers.children import run_child
 from tests.helpers.models import random_tensor, write_folder
 from tests.hub.conftest import FOREIGN, PARTITIONS, Place, environment
-from tests.hub.server import File, Fault
+from tests.hub.server import Fault, File
 
 #: Killed as soon as a shard's sum was right, or as soon as so many partitions are noted as done.
 CHILD = """
