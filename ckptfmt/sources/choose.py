@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ckptfmt import layout
-from ckptfmt.errors import NotFoundError, OptionError, SourceError
+from ckptfmt.errors import HubError, NotFoundError, OptionError, SourceError
 from ckptfmt.hub_address import HubAddress, parse_address
 from ckptfmt.options import HubOptions
 from ckptfmt.sources.base import Source
@@ -37,8 +37,13 @@ def open_source(source: Any, hub: HubOptions | None = None) -> Source:
     if address is not None:
         from ckptfmt.sources.hub import open_hub  # noqa: PLC0415
 
-        open_weights = partial(_open_weights, with_sidecars=False)
-        return open_hub(address, hub, open_weights)
+        try:
+            return open_hub(address, hub, partial(_open_weights, with_sidecars=False))
+        except HubError as error:
+            if hub.hub is None and "://" not in os.fspath(source):
+                found = f"there is no local path {os.fspath(source)!r} either"
+                error.hint = f"{error.hint}; {found}" if error.hint else found
+            raise
     if hub.given():
         raise OptionError(
             f"{', '.join(hub.given())}: only for a repository on a hub, which the source is not"

@@ -185,7 +185,7 @@ class HuggingFaceRepository:
                 raise HubError(
                     f"{where}: no such repository, or none that may be read without a login",
                     file=file_of(where), status=_status(error),
-                    hint=f"if the name is right, {LOG_IN}; a local path has to exist",
+                    hint=f"if the name is right, {LOG_IN}",
                 ) from error
             except errors.RevisionNotFoundError as error:
                 raise HubError(

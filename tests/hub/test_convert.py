@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,7 @@ def test_a_second_conversion_takes_what_is_cached(place: Place, tmp_path: Path) 
     {"dtype": "fp32"}, {"dtype": "fp16", "workers": 1}, {"exclude": "layers.[0-3].*"},
     {"include": "layers.5.bias"}, {"partition_size": "1200KiB"}, {"alignment": "64KiB"},
 ], ids=str)  # fmt: skip
+@pytest.mark.parametrize("kind", ["modelscope"])
 def test_options_mean_the_same_when_streamed(
     place: Place, options: dict[str, object], tmp_path: Path
 ) -> None:
@@ -166,11 +168,30 @@ def test_a_token_that_is_not_enough_says_so_and_is_not_shown(place: Place) -> No
 
 
 def test_what_is_not_there_is_named(place: Place) -> None:
-    with pytest.raises(ckptfmt.HubError, match="no such repository"):
+    with pytest.raises(ckptfmt.HubError, match="no such repository") as caught:
         ckptfmt.convert(f"{place.address}-not", place.target)
+    assert "no local path" not in caught.value.hint
     error = place.failing(revision="v2")
     assert isinstance(error, ckptfmt.HubError)
     assert "no revision 'v2'" in str(error)
+
+
+@pytest.mark.parametrize("kind", ["huggingface"])
+def test_a_mistyped_path_is_told_apart_from_a_repository(place: Place) -> None:
+    with pytest.raises(ckptfmt.HubError, match="hf://models/qwen: no such repository") as caught:
+        ckptfmt.convert("models/qwen", place.target)
+    assert "there is no local path 'models/qwen' either" in caught.value.hint
+
+
+def test_a_checkpoint_is_compared_with_its_repository(place: Place) -> None:
+    place.convert(stream=True)
+    assert ckptfmt.verify(place.target, against=place.address).problems == []
+    data = bytearray((place.folder / SHARDS[2]).read_bytes())
+    data[-3] ^= 1
+    place.replace(SHARDS[2], bytes(data))
+    shutil.rmtree(place.target.parent / "hf", ignore_errors=True)
+    (problem,) = ckptfmt.verify(place.target, against=place.address).problems
+    assert "differs from model at byte" in problem.message
 
 
 # ---- a bad network ----
@@ -227,9 +248,9 @@ def test_a_flipped_byte_is_noticed(place: Place, stream: bool, name: str) -> Non
 
 @pytest.mark.parametrize("name", ["../evil.json", "/tmp/evil.json", "a/../../evil", "a//b", "a\\b",
                                   "config.json/evil"])  # fmt: skip
-def test_names_that_lead_elsewhere_are_refused(place: Place, stream: bool, name: str) -> None:
+def test_names_that_lead_elsewhere_are_refused(place: Place, name: str) -> None:
     place.hub.listed_too = [name]
-    error = place.failing(stream=stream)
+    error = place.failing()
     assert isinstance(error, ckptfmt.SourceError)
     assert repr(name) in str(error) or "as a file and as a folder" in str(error)
     assert not list(place.target.parent.rglob("*evil*"))
@@ -263,6 +284,7 @@ def test_an_index_that_names_other_files_is_refused(
 @pytest.mark.parametrize("header", [
     b"\xff" * 8, (1 << 40).to_bytes(8, "little"), (50).to_bytes(8, "little") + b"{" * 50, b"12",
 ], ids=["endless", "huge", "no json", "short"])  # fmt: skip
+@pytest.mark.parametrize("kind", ["huggingface"])
 def test_headers_that_lie_are_refused(place: Place, stream: bool, header: bytes) -> None:
     place.replace(SHARDS[0], header + bytes(20_000 if len(header) > 2 else 0))
     error = place.failing(stream=stream)
