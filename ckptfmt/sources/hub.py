@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ckptfmt.errors import HubError, SourceError, failing_as
-from ckptfmt.index import MAX_INDEX_NBYTES
 from ckptfmt.sources.base import Sidecar, SourceFile
 from ckptfmt.sources.blocks import begun_sum, check_sum
 from ckptfmt.sources.folder import Weights, weight_map
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 #: Files fetched at once; a client may divide each of them further.
 FETCHERS = 4
 _COPY_NBYTES = 4 << 20
+#: That of a million tensors with long names is smaller.
+MAX_WEIGHT_INDEX_NBYTES = 128 << 20
 
 
 def open_hub(
@@ -133,9 +134,9 @@ def _weights(
     if needed.index is None:
         return needed.weights, {}
     where = f"{repository.address}: {needed.index.name}"
-    if needed.index.nbytes > MAX_INDEX_NBYTES:
+    if needed.index.nbytes > MAX_WEIGHT_INDEX_NBYTES:
         raise SourceError(
-            f"{where}: {needed.index.nbytes} bytes, at most {MAX_INDEX_NBYTES} are read"
+            f"{where}: {needed.index.nbytes} bytes, at most {MAX_WEIGHT_INDEX_NBYTES} are read"
         )
     path = _fetch_all(repository, [needed.index])[needed.index.name]
     expected = weight_map(path, where)

@@ -257,6 +257,20 @@ def test_names_that_lead_elsewhere_are_refused(place: Place, name: str) -> None:
     assert place.hub.count("/storage/") == 0
 
 
+@pytest.mark.parametrize("kind", ["huggingface"])
+def test_more_tensors_than_a_checkpoint_may_have_are_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ckptfmt.sources import hub, streamed
+
+    monkeypatch.setattr(streamed, "MAX_TENSORS", 3)
+    error = place.failing(stream=True)
+    assert f"{SHARDS[0]}: more than the 3 tensors that are allowed" in str(error)
+    monkeypatch.setattr(hub, "MAX_WEIGHT_INDEX_NBYTES", 100)
+    assert "680 bytes, at most 100 are read" in str(place.failing())
+    assert place.hub.count("/storage/") <= 2
+
+
 def test_an_endless_listing_is_refused(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

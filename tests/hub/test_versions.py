@@ -1,4 +1,4 @@
-"""The same tests with the other major version of huggingface_hub, which stands on another transport.
+"""The same tests with huggingface_hub of the other major version: another transport below it.
 
 modelscope_hub has none yet.
 """
