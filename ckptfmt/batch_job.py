@@ -206,6 +206,8 @@ def _first_difference(name: str, found: Any, wanted: Any) -> str:
 
 def _newer(conversion: Conversion) -> str:
     """A file of the source that has changed since, or that did not come along."""
+    if "commit" in conversion.source.description.provenance:
+        return ""  # a repository's files are those of its commit, whenever they were fetched
     made = os.stat(os.path.join(conversion.target, layout.INDEX_FILE)).st_mtime_ns
     description = conversion.source.description
     for file in description.files:

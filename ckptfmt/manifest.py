@@ -37,7 +37,15 @@ class Options(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 CHECKED = Options.__struct_fields__
 
 
-class _Entry(Options, kw_only=True, forbid_unknown_fields=True):
+class AllOptions(Options, kw_only=True, forbid_unknown_fields=True):
+    """The same, and what is for sources on a hub."""
+
+    hub: str | None = msgspec.field(default=None, name="from")
+    revision: str | None = None
+    stream: bool = False
+
+
+class _Entry(AllOptions, kw_only=True, forbid_unknown_fields=True):
     source: str
     target: str
 
@@ -112,7 +120,7 @@ def parse(text: str, *, path: str, folder: str) -> list[Item]:
         )
     given: dict[str, Any] = {}
     if defaults is not None:
-        _checked(defaults, Options, f"{path}:{defaults.line}: defaults")
+        _checked(defaults, AllOptions, f"{path}:{defaults.line}: defaults")
         given = defaults.value
     items = [_item(raw, number, given, path, folder) for number, raw in enumerate(entries, 1)]
     if not items:

@@ -245,9 +245,9 @@ def test_every_keyword_of_saving_is_in_the_settings() -> None:
 def test_every_key_of_a_manifest_is_in_its_table() -> None:
     text = section(ROOT / "docs" / "batch.md", "The manifest")
     listed = {c for row in rows(text) for c in codes(row["Key"])}
-    assert listed == {"source", "target", *manifest.Options.__struct_fields__}
+    assert listed == {"source", "target", *manifest.AllOptions.__struct_encode_fields__}
     parameters = inspect.signature(ckptfmt.convert).parameters
-    assert set(manifest.Options.__struct_fields__) <= set(parameters)
+    assert set(manifest.AllOptions.__struct_fields__) <= set(parameters)
 
 
 def test_every_field_of_a_report_is_in_its_table() -> None:
