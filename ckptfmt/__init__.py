@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         DeviceError,
         FileError,
         FormatError,
+        HubError,
         LoadMismatchError,
         MissingDependencyError,
         NotFoundError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     )
     from ckptfmt.exporting import export
     from ckptfmt.options import ConvertOptions, LoadOptions
+    from ckptfmt.saving import SaveOptions, save_dict, save_lora, save_model
     from ckptfmt.stats import FileStrategy, LoadStats, load_stats
     from ckptfmt.verification import Problem, VerifyReport, verify
 
@@ -46,11 +48,13 @@ _HOMES = {
     "ConvertReport": "conversion", "convert": "conversion",
     "export": "exporting",
     "ConvertOptions": "options", "LoadOptions": "options",
+    "SaveOptions": "saving",
+    "save_dict": "saving", "save_lora": "saving", "save_model": "saving",
     "FileStrategy": "stats", "LoadStats": "stats", "load_stats": "stats",
     "Problem": "verification", "VerifyReport": "verification", "verify": "verification",
     **dict.fromkeys((
         "ChecksumError", "CkptError", "CleanupWarning", "ClosedError", "DeviceError", "FileError",
-        "FormatError",
+        "FormatError", "HubError",
         "LoadMismatchError", "MissingDependencyError", "NotFoundError", "OptionError",
         "OutOfMemoryError", "SourceError", "TargetExistsError", "TensorNotFoundError",
         "UnsupportedDtypeError", "UnsupportedVersionError",
@@ -69,6 +73,7 @@ __all__ = [
     "FileError",
     "FileStrategy",
     "FormatError",
+    "HubError",
     "LoadMismatchError",
     "LoadOptions",
     "LoadStats",
@@ -77,6 +82,7 @@ __all__ = [
     "OptionError",
     "OutOfMemoryError",
     "Problem",
+    "SaveOptions",
     "SourceError",
     "TargetExistsError",
     "TensorNotFoundError",
@@ -89,6 +95,9 @@ __all__ = [
     "load",
     "load_stats",
     "open",
+    "save_dict",
+    "save_lora",
+    "save_model",
     "verify",
 ]
 

@@ -6,27 +6,28 @@ import errno
 import hashlib
 import os
 import time
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ckptfmt import dtypes, index, layout, telemetry
+from ckptfmt.confirming import Confirming
 from ckptfmt.errors import FileError, FormatError, NotFoundError, SourceError
 from ckptfmt.index import Index
-from ckptfmt.options import DEFAULT_PARTITION_NBYTES, DEFAULT_WORKERS, ConvertOptions
+from ckptfmt.options import DEFAULT_PARTITION_NBYTES, ConvertOptions, HubOptions
 from ckptfmt.selection import matcher
 from ckptfmt.sources import open_source
 from ckptfmt.sources.folder import refuse_collisions
 from ckptfmt.target import State, Target
-from ckptfmt.units import format_nbytes, format_rate, parse_nbytes
+from ckptfmt.units import format_nbytes, format_rate
 from ckptfmt.version import VERSION
 from ckptfmt.write_plan import TensorSpec, plan_write
 from ckptfmt.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
     from ckptfmt.engine import Progress
     from ckptfmt.sources import Source
@@ -82,6 +83,10 @@ def convert(
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,
+    hub: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    stream: bool = False,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Convert a checkpoint, or store a live module.
@@ -89,8 +94,9 @@ def convert(
     Parameters
     ----------
     source : path-like, torch.nn.Module, or dict of str to Tensor
-        A folder or file of safetensors or zipped torch weights, a format-1 checkpoint, or a live
-        object, whose tensors must not change meanwhile.
+        A folder or file of safetensors or zipped torch weights, a format-1 checkpoint, a repository
+        on a hub (``hf://ORG/NAME``, ``ms://ORG/NAME``, or ``ORG/NAME`` if there is no such path),
+        or a live object, whose tensors must not change meanwhile.
     target : path-like
         The folder to be made.
     dtype : str
@@ -107,7 +113,15 @@ def convert(
     resume : bool
         Go on with an unfinished conversion of the same source with the same options.
     dry_run : bool
-        Plan only; nothing is written.
+        Plan only; nothing is written to the target.
+    hub : str, optional
+        ``huggingface`` or ``modelscope``: the source is a repository there.
+    revision : str, optional
+        Branch, tag or commit of the repository.
+    token : str, optional
+        To log in at the hub; otherwise its client's own log-in counts.
+    stream : bool
+        Convert the repository's files as they come, and keep none of them.
     progress : callable, optional
         Called with bytes done and bytes in all, from this thread.
 
@@ -126,39 +140,43 @@ def convert(
         Reading or writing failed, or there is not enough space. The target does not exist then, and
         finished partitions are kept for ``resume``.
     """
-    options = ConvertOptions(
-        dtype=dtype,
-        alignment=parse_nbytes(alignment),
-        partition_nbytes=parse_nbytes(partition_size),
-        include=_patterns(include),
-        exclude=_patterns(exclude),
-        workers=DEFAULT_WORKERS if workers is None else workers,
-        force=force,
-        resume=resume,
+    with planned(
+        source, target, dtype=dtype, alignment=alignment, partition_size=partition_size,
+        include=include, exclude=exclude, workers=workers, force=force, resume=resume,
+        hub=hub, revision=revision, token=token, stream=stream,
+    ) as conversion:  # fmt: skip
+        return conversion.report if dry_run else conversion.run(progress)
+
+
+@contextmanager
+def planned(
+    source: Any,
+    target: str | os.PathLike[str],
+    *,
+    hub: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    stream: bool = False,
+    **options: Any,
+) -> Iterator[Conversion]:
+    """A conversion before it begins, its source open; `options` are those of `convert`."""
+    checked = ConvertOptions.given(**options)
+    opened = open_source(
+        source, HubOptions(hub=hub, revision=revision, token=token, stream=stream)
     )
-    with (
-        telemetry.span("convert", path=str(target)) as span,
-        closing(open_source(source)) as opened,
-    ):
-        name = os.path.basename(os.path.abspath(source)) if opened.description.files else ""
-        conversion = Conversion(opened, name, os.fspath(target), options)
-        if dry_run:
-            return conversion.report
-        began = time.perf_counter()
-        report = conversion.run(progress)
-        seconds = time.perf_counter() - began
-        span.set(nbytes=report.nbytes, seconds=seconds, checkpoint_id=report.checkpoint_id)
-        telemetry.log.info(
-            "converted %s, %d tensors in %d partitions, to %s in %.3f s: %s",
-            format_nbytes(report.nbytes), len(report.plan.tensors), len(report.plan.partitions),
-            report.path, seconds, format_rate(report.nbytes, seconds),
-        )  # fmt: skip
-        return report
+    try:
+        yield Conversion(opened, _name(source, opened), os.fspath(target), checked)
+    finally:
+        opened.close()
 
 
-def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:
-    """One pattern is no list of letters."""
-    return (given,) if isinstance(given, str) else tuple(given)
+def _name(source: Any, opened: Source) -> str:
+    """What provenance calls the source; a live object has no name."""
+    description = opened.description
+    if not description.files:
+        return ""
+    named: str = description.provenance.get("repository") or os.path.abspath(source)
+    return os.path.basename(named)
 
 
 class Chosen:
@@ -242,21 +260,41 @@ class Conversion:
 
     def run(self, progress: Progress | None) -> ConvertReport:
         """Write it. See `convert` for what is raised."""
+        with telemetry.span("convert", path=self.target) as span:
+            began = time.perf_counter()
+            report = self._written(progress)
+            seconds = time.perf_counter() - began
+            span.set(nbytes=report.nbytes, seconds=seconds, checkpoint_id=report.checkpoint_id)
+            telemetry.log.info(
+                "converted %s, %d tensors in %d partitions, to %s in %.3f s: %s",
+                format_nbytes(report.nbytes), len(report.plan.tensors),
+                len(report.plan.partitions), report.path, seconds,
+                format_rate(report.nbytes, seconds),
+            )  # fmt: skip
+        return report
+
+    def _written(self, progress: Progress | None) -> ConvertReport:
         identity = self._identity()
         _check_parent(self.target)
         with Target(self.target, force=self.options.force) as target:
             done = target.begin(identity, resume=self.options.resume)
             self._check_space(target, done)
-            state = State(identity, list(done))
 
-            def on_done(number: int) -> None:
-                state.done.append(number)
-                target.write_state(state)
+            def note(numbers: list[int]) -> None:
+                target.write_state(State(identity, list(numbers)))
 
-            writer = Writer(self.plan, self.chosen, self.chosen.stored, target, on_done)
+            writer = Writer(self.plan, self.chosen, self.chosen.stored, target)
             for number in done:
                 writer.take_up(number)
-            writer.run(set(done), self.options.workers, progress)
+            confirming = Confirming(self.plan, self.chosen, done, note)
+            try:
+                writer.run(
+                    set(done), self.options.workers, progress,
+                    on_done=confirming.on_written, on_stop=confirming.stop,
+                )  # fmt: skip
+                confirming.finish()
+            finally:
+                confirming.stop()
             checkpoint_id = self._checkpoint_id(writer)
             writer.write_headers(checkpoint_id)
             for sidecar in self.source.description.sidecars:
@@ -265,6 +303,12 @@ class Conversion:
             target.write_sums()
             target.finish()
         return replace(self.report, resumed=list(done), checkpoint_id=checkpoint_id.hex())
+
+    def disk_nbytes(self, done: Collection[int] = ()) -> int:
+        """What has to be written, when the partitions `done` are there."""
+        sizes = self.plan.file_nbytes
+        needed = sum(nbytes for number, nbytes in enumerate(sizes) if number not in done)
+        return needed + sum(os.path.getsize(s.path) for s in self.source.description.sidecars)
 
     def _refuse_unreadable(self, where: str) -> None:
         """What `open` would refuse is refused before a byte is written, not after the last one."""
@@ -281,13 +325,18 @@ class Conversion:
                 "a live object cannot be resumed: nothing tells whether it changed",
                 hint="use force=True to begin anew",
             )
-        return {"tool": VERSION, "source": files, "options": self.options.content()}
+        identity: dict[str, object] = {
+            "tool": VERSION, "source": files, "options": self.options.content(),
+        }  # fmt: skip
+        origin = self.source.description.provenance
+        if "repository" in origin:
+            # The client's cache may be another one, with other times.
+            identity |= {key: origin[key] for key in ("hub", "repository", "commit")}
+        return identity
 
     def _check_space(self, target: Target, done: list[int]) -> None:
         """Refuse before writing what the disk cannot hold."""
-        sizes = self.plan.file_nbytes
-        needed = sum(nbytes for number, nbytes in enumerate(sizes) if number not in done)
-        needed += sum(os.path.getsize(s.path) for s in self.source.description.sidecars)
+        needed = self.disk_nbytes(done)
         free = os.statvfs(target.partial)
         room = free.f_bavail * free.f_frsize
         if needed > room:

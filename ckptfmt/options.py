@@ -6,12 +6,15 @@ An argument beats the environment beats the default.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
-from typing import Literal, cast
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Literal, cast
 
 from ckptfmt import dtypes, layout
 from ckptfmt.errors import OptionError
 from ckptfmt.units import parse_nbytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 DEFAULT_PARTITION_NBYTES = 4000 << 20  # a FAT file system holds files below 4 GiB
 
@@ -68,6 +71,31 @@ class ConvertOptions:
         if self.workers < 1:
             raise OptionError(f"workers is {self.workers}, expected at least 1")
 
+    @classmethod
+    def given(
+        cls,
+        *,
+        dtype: str = "keep",
+        alignment: int | str = layout.MIN_ALIGNMENT,
+        partition_size: int | str = DEFAULT_PARTITION_NBYTES,
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        workers: int | None = None,
+        force: bool = False,
+        resume: bool = False,
+    ) -> ConvertOptions:
+        """As people give them: byte counts with units, one pattern or several, None for 4."""
+        return cls(
+            dtype=dtype,
+            alignment=parse_nbytes(alignment),
+            partition_nbytes=parse_nbytes(partition_size),
+            include=_patterns(include),
+            exclude=_patterns(exclude),
+            workers=DEFAULT_WORKERS if workers is None else workers,
+            force=force,
+            resume=resume,
+        )
+
     def content(self) -> dict[str, object]:
         """The options that decide what is written, for provenance and for ``--resume``."""
         return {
@@ -77,6 +105,32 @@ class ConvertOptions:
             "include": list(self.include),
             "exclude": list(self.exclude),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubOptions:
+    """How to get at a repository on a hub.
+
+    Attributes
+    ----------
+    hub : str or None
+        ``huggingface`` or ``modelscope``; None leaves it to the address.
+    revision : str or None
+        Branch, tag or commit.
+    token : str or None
+        To log in with; None leaves it to the hub's client. It is never written or shown.
+    stream : bool
+        Convert as the bytes come, and keep no file of the hub's.
+    """
+
+    hub: str | None = None
+    revision: str | None = None
+    token: str | None = field(default=None, repr=False)
+    stream: bool = False
+
+    def given(self) -> list[str]:
+        """Names of the options that ask for something."""
+        return [f.name for f in fields(self) if getattr(self, f.name)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,20 +189,25 @@ class LoadOptions:
         given: dict[str, str | int | bool] = {}
         # The native module looks at it when it is loaded, and cannot say that it is misspelt.
         _one_of(CHECKSUM, os.environ.get(CHECKSUM) or "auto", ("auto", "table"))
-        for field in fields(cls):
-            variable = f"CKPTFMT_{field.name.upper()}"
+        for option in fields(cls):
+            variable = f"CKPTFMT_{option.name.upper()}"
             text = os.environ.get(variable, "")
             if not text:
                 continue
             try:
-                given[field.name] = _parse(text, field.default)
+                given[option.name] = _parse(text, option.default)
             except OptionError as error:
                 raise OptionError(f"{variable}: {error}", hint=error.hint) from error
             try:
-                cls(**{field.name: given[field.name]})  # type: ignore[arg-type]
+                cls(**{option.name: given[option.name]})  # type: ignore[arg-type]
             except OptionError as error:
                 raise OptionError(f"{variable}: {error}", hint=error.hint) from error
         return cls(**cast("dict[str, int]", given))  # type: ignore[arg-type]
+
+
+def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:
+    """One pattern is no list of letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _parse(text: str, default: object) -> str | int | bool:

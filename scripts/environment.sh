@@ -9,6 +9,8 @@
 ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
 TORCH="${CKPTFMT_TORCH:-torch==2.13.0}"
 TORCH_NPU="${CKPTFMT_TORCH_NPU:-torch-npu==2.13.0}"
+# In an environment of their own, for the slow tests: a Ray cluster, LoRA adapters of real models.
+FLEET="ray==2.60.0 peft==0.21.2 transformers==5.24.0"
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
@@ -196,6 +198,32 @@ make_torch_npu() {
         >"$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth"
     # shellcheck disable=SC2086  # it may hold options of pip
     once torch-npu -- quietly "installing $TORCH_NPU" pip_install --no-deps $TORCH_NPU pyyaml
+}
+
+# One more, with ray, peft and transformers, whose own dependencies decide about no other test. Sets
+# FLEET_PYTHON, or FLEET_MISSING to the reason why not.
+install_fleet() {
+    export FLEET_PYTHON="" FLEET_MISSING=""
+    if (make_fleet "$VENV" >&2); then
+        FLEET_PYTHON="$ROOT/.venv-fleet/bin/python"
+    else
+        FLEET_MISSING="$FLEET cannot be installed with $("$PYTHON" --version): see above"
+        say "tests with ray and peft will be skipped: $FLEET_MISSING"
+    fi
+}
+
+# In a shell of its own, as above. torch is the tests' own: pip finds it there, and is held to it.
+make_fleet() {
+    local packages
+    make_venv .venv-fleet
+    packages="$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+    printf '%s\n' "$packages" "$ROOT" \
+        >"$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth"
+    "$VENV/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
+        >"$VENV/constraints.txt"
+    # shellcheck disable=SC2086  # several packages
+    once fleet "$VENV/constraints.txt" -- quietly "installing $FLEET" \
+        pip_install --constraint "$VENV/constraints.txt" $FLEET
 }
 
 # copy_sources FOLDER: what a build and the tests need, without anything that was built.

@@ -15,6 +15,7 @@ check_tools
 make_venv .venv-test
 install_for_tests torch test
 install_torch_npu
+install_fleet
 
 # The tests of a FAT-like filesystem mount one of their own.
 if ! python -c 'import fuse' >/dev/null 2>&1 || ! command -v fusermount >/dev/null; then

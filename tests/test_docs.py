@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -219,6 +220,33 @@ def test_convert_many_goes_on_after_a_broken_model(
     wanted = ckptfmt.load("qwen.ckpt")
     assert all(equal_bits(found[name], tensor) for name, tensor in wanted.items())
     assert isinstance(found["model.norm.weight"], torch.Tensor)
+
+
+def test_batch_slurm(workplace: Path) -> None:
+    """As Slurm would run a task of the array, by what is in its environment."""
+    script = ROOT / "samples" / "batch_slurm.sh"
+    text = script.read_text()
+    assert len(text.splitlines()) <= 60
+    assert all(line.startswith("#SBATCH --") for line in text.splitlines() if "SBATCH" in line)
+    assert "samples/batch_slurm.sh" in (ROOT / "README.md").read_text()
+    lines = [{"source": "Qwen2.5-3B-Instruct", "target": f"{i}.ckpt"} for i in (1, 2)]
+    manifest = workplace / "two.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", script, *arguments], env={**os.environ, **env},
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+
+    done = run("two.jsonl", SLURM_ARRAY_TASK_ID="2", SLURM_ARRAY_JOB_ID="77")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in workplace.glob("?.ckpt")) == ["2.ckpt"]
+    (record,) = (workplace / "two.jsonl.report.2.jsonl").read_text().splitlines()
+    assert json.loads(record)["outcome"] == "done"
+    assert run("two.jsonl", SLURM_ARRAY_TASK_ID="3").returncode == 2
+    assert "submit this with sbatch" in run("two.jsonl").stderr
+    assert "usage: sbatch" in run(SLURM_ARRAY_TASK_ID="1").stderr
 
 
 def test_load_to_npu(npu_workplace: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 import ckptfmt
-from ckptfmt import cli, dtypes, errors, index, layout, options
+from ckptfmt import batch_report, cli, dtypes, errors, index, layout, manifest, options
 from ckptfmt._core import crc32c
 from ckptfmt.layout import Header
 from ckptfmt.units import parse_nbytes
@@ -231,6 +231,29 @@ def test_every_argument_of_a_function_is_in_the_settings(name: str) -> None:
             assert row["Default"] == "off"
     listed = {c for row in rows(section(SETTINGS, name)) for c in codes(row["Python"])}
     assert {c[:-1] for c in listed if c.endswith("=")} == set(taken)
+
+
+def test_every_keyword_of_saving_is_in_the_settings() -> None:
+    text = section(SETTINGS, "save_model, save_dict, save_lora")
+    listed = {c for row in rows(text) for c in codes(row["Python"])}
+    convert = inspect.signature(ckptfmt.convert).parameters
+    taken = set(ckptfmt.SaveOptions.__annotations__)
+    assert listed == {f"{name}=" for name in (*taken, "adapter_name")}
+    assert taken < set(convert)
+
+
+def test_every_key_of_a_manifest_is_in_its_table() -> None:
+    text = section(ROOT / "docs" / "batch.md", "The manifest")
+    listed = {c for row in rows(text) for c in codes(row["Key"])}
+    assert listed == {"source", "target", *manifest.AllOptions.__struct_encode_fields__}
+    parameters = inspect.signature(ckptfmt.convert).parameters
+    assert set(manifest.AllOptions.__struct_fields__) <= set(parameters)
+
+
+def test_every_field_of_a_report_is_in_its_table() -> None:
+    text = section(ROOT / "docs" / "batch.md", "The report")
+    listed = [c for row in rows(text) for c in codes(row["Field"])]
+    assert set(listed) == set(batch_report.Result.__struct_fields__)
 
 
 def test_every_way_to_read_is_in_the_settings() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptfmt import dtypes
 from ckptfmt.errors import SourceError
 from ckptfmt.sources.torch_tensors import TorchTensors
 
@@ -23,4 +24,16 @@ def live_source(source: Any) -> TorchTensors:
     )
     if not hasattr(found, "items"):
         raise SourceError(f"state_dict() gave a {type(found).__name__}, expected a dict of tensors")
-    return TorchTensors(dict(found.items()), kind="live", where=type(source).__name__)
+    tensors = dict(found.items())
+    opened = TorchTensors(tensors, kind="live", where=type(source).__name__)
+    _wait_for_devices(tensors)
+    return opened
+
+
+def _wait_for_devices(tensors: Mapping[str, Any]) -> None:
+    """Let what computes the tensors end: workers have streams of their own."""
+    devices = {tensor.device for tensor in tensors.values()}
+    for device in devices:
+        module: Any = getattr(dtypes.import_torch(), device.type, None)
+        if device.type != "cpu" and hasattr(module, "synchronize"):
+            module.synchronize(device)

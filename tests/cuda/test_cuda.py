@@ -92,7 +92,13 @@ OWN = [
     case("following.lines"),
     case("gpu.direct_storage_is_told"),
 ]  # fmt: skip
-ALL = [*map(case_of, small()), *WAYS, *ORDER, *FAILURES, *OWN]
+SAVING = [
+    *(case("saving.comes_back", model=model) for model in ("large", "mixed")),
+    case("saving.module_comes_back"),
+    case("saving.waits_for_torch"),
+    case("saving.waits_for_torch", waiting=False),
+]
+ALL = [*map(case_of, small()), *WAYS, *ORDER, *FAILURES, *OWN, *SAVING]
 
 
 @pytest.mark.parametrize(("place", "case"), [(GPUS, c) for c in ALL], ids=[str(c) for c in ALL])

@@ -16,7 +16,9 @@ from ckptfmt.cli import main
 from tests.helpers.handmade import flip, snapshot
 from tests.helpers.models import equal_bits, write_folder
 
-COMMANDS = ["bench", "convert", "load", "selftest", "doctor", "inspect", "verify", "export"]
+COMMANDS = [
+    "bench", "convert", "batch", "load", "selftest", "doctor", "inspect", "verify", "export",
+]  # fmt: skip
 Tensors = dict[str, torch.Tensor]
 
 

@@ -49,6 +49,9 @@ CASES = [
       for place, letter in ((NEW, "A"), (OLD, "C"))),
     *((place, case("filling.cast", dtype=dtype, device=device))
       for place, device in ((NEW, "npu:1"), (RC, "npu:0")) for dtype in ("bf16", "fp16", "fp32")),
+    *((NEW, case("saving.comes_back", model=model)) for model in ("large", "mixed")),
+    (NEW, case("saving.module_comes_back")),
+    *((NEW, case("saving.waits_for_torch", waiting=waiting)) for waiting in (True, False)),
 ]  # fmt: skip
 
 

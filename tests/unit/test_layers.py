@@ -14,11 +14,11 @@ from tests.helpers.imports import MODULES, PACKAGE, imports, top_level, tree
 #: Each module imports only modules that stand before it.
 ORDER = """
     version errors problems stats workers code_hints acl_codes cuda_codes device_errors
-    acl_places cann_files bench doctor
+    acl_places cann_files bench doctor hub_address retrying
     _native _core
     page_cache trace
     units telemetry selection dtypes layout index write_plan read_plan options rendering
-    placement device_plan chips selftest_report
+    placement device_plan chips selftest_report budget manifest
     input_file strategy partitions checkpoint_files reading engine tensors loading
     runtime_library acl_library cuda_library gds accelerator npu cuda devices pool staging machine
     device_loading streaming fill checkpoint trial
@@ -26,17 +26,21 @@ ORDER = """
     bench.pipeline bench.candidates bench.timeline bench.cache_state bench.contenders
     bench.raw_reads bench.in_turn bench.rates bench.subject bench.judgement bench.tuning
     sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
-    sources.torch_zip sources.stored truth sources.choose sources
-    target writer conversion selftest_model comparison verification exporting selftest
+    sources.torch_zip sources.stored truth
+    sources.repository sources.huggingface sources.modelscope sources.blocks sources.streamed
+    sources.hub sources.choose sources
+    target writer confirming conversion selftest_model comparison verification exporting
+    selftest saving
     bench.page_style bench.page_timeline bench.page_words bench.page_bars bench.page_tracks
     bench.page_tables bench.page
     bench.run
-    terminal
+    batch_report batch_job batch_process batch batch_ray
+    terminal batch_table
     doctor.versions doctor.findings doctor.system doctor.numbers doctor.linker doctor.smi
     doctor.ascend doctor.attempt doctor.attempt_child doctor.case
     doctor.machine doctor.memory doctor.python doctor.torch doctor.cann doctor.driver doctor.cuda
     doctor.vllm doctor.probe doctor.examination
-    cli_bench cli_devices cli_doctor cli __main__
+    cli_batch cli_bench cli_devices cli_doctor cli __main__
 """.split()  # noqa: SIM905 - a list of words, read as the layers it shows
 POSITION = {f"ckptfmt.{name}": i for i, name in enumerate(ORDER)}
 
@@ -48,8 +52,8 @@ PURE = [
     "chips", "selftest_report", "bench.pipeline", "bench.candidates", "bench.page_style",
     "bench.page_timeline", "bench.page_words", "bench.page_bars", "bench.page_tracks",
     "bench.page_tables", "bench.page",
-    "cann_files", "doctor.versions", "doctor.numbers",
-    "doctor.smi",
+    "cann_files", "doctor.versions", "doctor.numbers", "doctor.smi",
+    "hub_address", "budget", "manifest",
 ]  # fmt: skip
 #: Modules of the standard library that reach outside the process.
 OUTSIDE = {
@@ -61,13 +65,16 @@ OF_OS = {"environ", "strerror", "fspath", "PathLike"}
 
 #: Packages that may be missing or are slow to import, and the modules that may name them.
 PLACES = {
-    "click": {"cli", "cli_bench", "cli_devices", "cli_doctor", "terminal"},
-    "rich": {"terminal"},
+    "click": {"cli", "cli_batch", "cli_bench", "cli_devices", "cli_doctor", "terminal"},
+    "rich": {"terminal", "batch_table"},
+    "yaml": {"manifest"},
+    "ray": {"batch_ray"},
+    "peft": {"saving"},
     "torch": {"dtypes"},
     "torch_npu": {"npu"},
     "safetensors": {"sources.safetensors", "bench.contenders"},
-    "huggingface_hub": set(),
-    "modelscope": set(),
+    "huggingface_hub": {"sources.huggingface"},
+    "modelscope_hub": {"sources.modelscope"},
     "transformers": set(),
     "opentelemetry": {"telemetry"},
 }
@@ -192,12 +199,14 @@ def imported_by(code: str) -> set[str]:
         HELP.format(arguments="'load', '--help'"),
         HELP.format(arguments="'selftest', '--help'"),
         HELP.format(arguments="'doctor', '--help'"),
+        HELP.format(arguments="'batch', '--help'"),
     ],
 )
 def test_starting_imports_neither_torch_nor_numpy(code: str) -> None:
     found = imported_by(code)
     assert "ckptfmt" in found
-    assert not found & {"torch", "numpy", "safetensors", "rich", "huggingface_hub", "modelscope"}
+    slow = {"torch", "numpy", "safetensors", "rich", "huggingface_hub", "modelscope_hub"}
+    assert not found & slow
 
 
 def test_importing_the_package_alone_imports_nothing_but_itself() -> None:
