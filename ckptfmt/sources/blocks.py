@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from ckptfmt.sources.repository import RepositoryFile
 
-BLOCK_NBYTES = 8 << 20
+BLOCK_NBYTES = 16 << 20
 #: Requests under way at once: while one waits for the hub, others receive.
 FETCHERS = 4
 #: Blocks in memory, those under way included.
-WINDOW = 12
+WINDOW = 8
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class Blocks:
         self._ready: dict[int, memoryview] = {}
         self._error: BaseException | None = None
         self._changed = threading.Condition()
-        self._summing = threading.Lock()
+        self._is_summing = False
         self._sum: Any = None
         self._threads = [
             threading.Thread(target=self._work, name=f"ckptfmt-fetch-{i}", daemon=True)
@@ -166,6 +166,9 @@ class Blocks:
                 data = self.fetch(block.file, block.start, block.nbytes, self.stopped)
                 with self._changed:
                     self._fetched[position] = data
+                    if self._is_summing:
+                        continue  # who sums up comes to this block, too
+                    self._is_summing = True
                 self._hand_out()
         except BaseException as error:  # handed to those who wait
             with self._changed:
@@ -177,21 +180,21 @@ class Blocks:
 
     def _hand_out(self) -> None:
         """Sum up what has come, in order, and hand it out; one thread at a time."""
-        with self._summing:
-            while True:
-                with self._changed:
-                    data = self._fetched.pop(self._summed, None)
+        while True:
+            with self._changed:
+                data = self._fetched.pop(self._summed, None)
                 if data is None:
+                    self._is_summing = False
                     return
-                block = self._blocks[self._summed]
-                self._add(block, data)
-                with self._changed:
-                    if block.left:
-                        self._ready[self._summed] = memoryview(data)
-                    else:
-                        self._held -= 1
-                    self._summed += 1
-                    self._changed.notify_all()
+            block = self._blocks[self._summed]
+            self._add(block, data)
+            with self._changed:
+                if block.left:
+                    self._ready[self._summed] = memoryview(data)
+                else:
+                    self._held -= 1
+                self._summed += 1
+                self._changed.notify_all()
 
     def _add(self, block: _Block, data: bytes) -> None:
         file = self.files[block.file]

@@ -7,9 +7,9 @@ import re
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ckptfmt.errors import HubError, MissingDependencyError
+from ckptfmt.errors import CkptError, HubError, MissingDependencyError, OptionError
 from ckptfmt.retrying import Passing, file_of, is_local, refusal, retried
-from ckptfmt.sources.repository import RepositoryFile, checked_files
+from ckptfmt.sources.repository import RECEIVE_NBYTES, RepositoryFile, checked_files, received
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,11 +52,10 @@ class HuggingFaceRepository:
         self.files: list[RepositoryFile] = []
         self._hub, self._errors, self._calls = huggingface_hub, errors, utils
         self._entry = hf_api.RepoFile
-        #: Of the client's transport, which is another package from version to version.
-        self._failure = next(
-            base for base in errors.HfHubHTTPError.__mro__
-            if base.__name__ == "HTTPError"
-        )  # fmt: skip
+        # Of the transport, which is another package from version to version, and of Xet.
+        transport = next(b for b in errors.HfHubHTTPError.__mro__ if b.__name__ == "HTTPError")
+        xet = getattr(errors, "XetDownloadError", RuntimeError)
+        self._failures = (OSError, transport, xet, RuntimeError)
         self._token = token
         self._cached: str | None = None
         self._noted = False
@@ -73,6 +72,8 @@ class HuggingFaceRepository:
         where = str(self.address)
         info = self._guarded(lambda: api.model_info(name, revision=self.address.revision), where)
         self.commit = info.sha or ""
+        if not _HEX.fullmatch(self.commit):
+            raise HubError(f"{where}: the hub says that its commit is {self.commit!r}")
 
         def listed() -> Iterator[RepositoryFile]:
             for entry in api.list_repo_tree(name, recursive=True, revision=info.sha):
@@ -144,22 +145,14 @@ class HuggingFaceRepository:
 
         def once() -> bytes:
             headers = self._calls.build_hf_headers(token=self._token)
-            headers["Range"] = f"bytes={start}-{start + nbytes - 1}"
+            headers |= {"Range": f"bytes={start}-{start + nbytes - 1}"}
             # The client's own way to ask, but for its retries: these are ours, below.
-            response = self._calls.http_backoff(
+            with self._calls.http_stream_backoff(
                 "GET", url, headers=headers, max_retries=0, timeout=TIMEOUT_S
-            )
-            self._calls.hf_raise_for_status(response)
-            if response.status_code != 206:
-                raise HubError(
-                    f"{where}: the hub was asked for a range, and answers with status "
-                    f"{response.status_code}",
-                    file=name, status=response.status_code, hint="leave --stream out",
-                )  # fmt: skip
-            data: bytes = response.content
-            if len(data) != nbytes:
-                raise Passing(f"{len(data)} bytes came, expected {nbytes}")
-            return data
+            ) as response:
+                self._calls.hf_raise_for_status(response)
+                chunks = response.iter_bytes(RECEIVE_NBYTES)
+                return received(where, response.status_code, nbytes, chunks, stopped)
 
         return self._guarded(once, where, stopped) if nbytes else b""
 
@@ -176,6 +169,8 @@ class HuggingFaceRepository:
         def once() -> T:
             try:
                 return call()
+            except CkptError:
+                raise
             except errors.GatedRepoError as error:
                 raise HubError(
                     f"{where}: this login may not read it (status 403)",
@@ -195,7 +190,9 @@ class HuggingFaceRepository:
             except errors.HfHubHTTPError as error:
                 after = error.response.headers.get("Retry-After")
                 raise refusal(where, _status(error), after, LOG_IN) from error
-            except (OSError, self._failure) as error:
+            except errors.HFValidationError as error:
+                raise OptionError(f"{where}: the client refuses this name: {error}") from error
+            except self._failures as error:
                 if isinstance(error.__cause__, errors.HfHubHTTPError):
                     cause = error.__cause__
                     raise refusal(where, _status(cause), None, LOG_IN) from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckptfmt.errors import HubError, MissingDependencyError
 from ckptfmt.retrying import Passing, file_of, refusal, retried
-from ckptfmt.sources.repository import RepositoryFile, checked_files
+from ckptfmt.sources.repository import RECEIVE_NBYTES, RepositoryFile, checked_files, received
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,24 +76,18 @@ class ModelScopeRepository:
     def read(self, name: str, start: int, nbytes: int, stopped: threading.Event) -> bytes:
         """Read some bytes of a file; the hub is asked for these alone."""
 
+        where = f"{self.address}: {name}"
+
         def once() -> bytes:
             response = self._api.legacy.download_stream(
                 self.address.repository, _MODEL, name, self._revision,
                 {"Range": f"bytes={start}-{start + nbytes - 1}"},
             )  # fmt: skip
             with response:
-                if response.status_code != 206:
-                    raise HubError(
-                        f"{self.address}: {name}: the hub was asked for a range, and answers with "
-                        f"status {response.status_code}",
-                        file=name, status=response.status_code, hint="leave --stream out",
-                    )  # fmt: skip
-                data: bytes = response.content
-            if len(data) != nbytes:
-                raise Passing(f"{len(data)} bytes came, expected {nbytes}")
-            return data
+                chunks = response.iter_content(RECEIVE_NBYTES)
+                return received(where, response.status_code, nbytes, chunks, stopped)
 
-        return self._guarded(once, f"{self.address}: {name}", stopped) if nbytes else b""
+        return self._guarded(once, where, stopped) if nbytes else b""
 
     def close(self) -> None:
         """Nothing is kept open but what the client keeps."""

@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from ckptfmt.errors import SourceError
+from ckptfmt.errors import HubError, SourceError
+from ckptfmt.retrying import Passing, file_of
 from ckptfmt.sources.folder import SKIPPED_FOLDERS, WEIGHT_SUFFIXES, choose_weights
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: More files than any model has: a listing without end is refused, not kept.
 MAX_FILES = 50_000
+#: Bytes that are taken from a connection at once.
+RECEIVE_NBYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,51 @@ def checked_files(where: str, files: Iterable[RepositoryFile]) -> list[Repositor
                 raise SourceError(f"{where}: lists {folder!r} as a file and as a folder")
             folder = os.path.dirname(folder)
     return [found[name] for name in sorted(found)]
+
+
+def received(
+    where: str, status: int, nbytes: int, chunks: Iterable[bytes], stopped: threading.Event
+) -> bytes:
+    """Take in a range that was asked for, and no more of it.
+
+    Parameters
+    ----------
+    where : str
+        ``ADDRESS: FILE``.
+    status : int
+        What the hub answered with.
+    nbytes : int
+        Bytes that were asked for.
+    chunks : iterable of bytes
+        The body as it comes.
+    stopped : Event
+        Once it is set, nothing more is taken in.
+
+    Raises
+    ------
+    HubError
+        It is something else than this range.
+    Passing
+        It ended early.
+    """
+    file = file_of(where)
+    if status != 206:
+        raise HubError(
+            f"{where}: the hub was asked for a range, and answers with status {status}",
+            file=file, status=status, hint="leave --stream out",
+        )  # fmt: skip
+    found: list[bytes] = []
+    left = nbytes
+    for chunk in chunks:
+        found.append(chunk)
+        left -= len(chunk)
+        if left < 0:
+            raise HubError(f"{where}: more came than the {nbytes} bytes asked for", file=file)
+        if stopped.is_set():
+            raise HubError(f"{where}: the conversion was stopped", file=file)
+    if left:
+        raise Passing(f"{nbytes - left} bytes came, expected {nbytes}")
+    return b"".join(found)
 
 
 def is_plain(name: str) -> bool:

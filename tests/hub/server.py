@@ -72,6 +72,8 @@ class Fault:
         Bytes of the body that are sent before the connection is cut; -1 sends all.
     flip : int
         Position in the file of a byte that is changed; -1 changes none.
+    range : str
+        Answer as if this were the range asked for; ``ignored``: as if there were none.
     times : int
         How often.
     """
@@ -81,6 +83,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     keep: int = -1
     flip: int = -1
+    range: str = ""
     times: int = 1
 
 
@@ -372,7 +375,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, file: File, headers: dict[str, str]) -> None:
         """All of a file or a range of it, at the rate, spoiled if a rule says so."""
         start, end, status = 0, file.nbytes, 200
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        rule = self.rule or Fault("")
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", rule.range or self.headers.get("Range", ""))
         if asked and file.nbytes:
             start = int(asked[1])
             end = min(end, int(asked[2]) + 1) if asked[2] else end
@@ -388,7 +392,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        rule = self.rule or Fault("")
         stop = end if rule.keep < 0 else min(end, start + rule.keep)
         with file.path.open("rb") as stream:
             stream.seek(start)

@@ -171,6 +171,9 @@ def test_what_is_not_there_is_named(place: Place) -> None:
     with pytest.raises(ckptfmt.HubError, match="no such repository") as caught:
         ckptfmt.convert(f"{place.address}-not", place.target)
     assert "no local path" not in caught.value.hint
+    if place.kind == "huggingface":
+        with pytest.raises(ckptfmt.OptionError, match="the client refuses this name"):
+            ckptfmt.convert("hf://org/model.git", place.target)
     error = place.failing(revision="v2")
     assert isinstance(error, ckptfmt.HubError)
     assert "no revision 'v2'" in str(error)
@@ -213,6 +216,19 @@ def test_what_passes_is_tried_again(place: Place, stream: bool, fault: Fault) ->
     place.convert(stream=stream)
     assert place.hub.faults[0].times == 0
     assert ckptfmt.verify(place.target, against=place.folder).problems == []
+
+
+@pytest.mark.parametrize(("answered", "message"), [
+    ("ignored", "asked for a range, and answers with status 200"),
+    ("bytes=0-1500000", "more came than the"),
+])  # fmt: skip
+def test_another_range_than_was_asked_for_is_refused(
+    place: Place, answered: str, message: str
+) -> None:
+    place.hub.faults = [Fault(on(place, SHARDS[0]), range=answered, times=1000)]
+    error = place.failing(stream=True)
+    assert message in str(error)
+    assert place.hub.count(on(place, SHARDS[0])) == 1  # nor is it tried again
 
 
 def test_what_stays_is_an_error_that_names_the_file(place: Place, stream: bool) -> None:
@@ -311,23 +327,24 @@ def test_headers_that_lie_are_refused(place: Place, stream: bool, header: bytes)
 # ---- the command, and what only the environment says ----
 
 
-def run(place: Place, *arguments: str, **env: str) -> tuple[int, str]:
+def run(place: Place, *arguments: str, **env: str) -> dict[str, object]:
+    """What the command prints on stdout, which is data and nothing else."""
     base = dict.fromkeys(FOREIGN, "") | environment(place.hub, place.target.parent)
-    done = run_cli("convert", *arguments, str(place.target), **{**base, **env})
-    return done.returncode, done.stdout + done.stderr
+    done = run_cli("convert", *arguments, str(place.target), "--json", **{**base, **env})
+    assert done.returncode == 0, done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    return dict(json.loads(done.stdout))
 
 
 def test_the_command_honours_endpoint_token_and_offline_cache(place: Place) -> None:
     place.hub.token = TOKEN
     token = {"huggingface": "HF_TOKEN", "modelscope": "MODELSCOPE_API_TOKEN"}[place.kind]
     arguments = ["org/model"] + (["--from", "modelscope"] if place.kind == "modelscope" else [])
-    code, output = run(place, *arguments, **{token: TOKEN})
-    assert code == 0, output
-    assert TOKEN not in output
+    found = run(place, *arguments, **{token: TOKEN})
+    assert found["tensors"] == 12
     if place.kind == "huggingface":
         before, asked = place.digests(), len(place.hub.requests)
-        code, output = run(place, *arguments, "--force", HF_HUB_OFFLINE="1")
-        assert code == 0, output
+        assert run(place, *arguments, "--force", HF_HUB_OFFLINE="1")["id"] == found["id"]
         assert len(place.hub.requests) == asked
         assert place.digests() == before
 

@@ -170,22 +170,18 @@ def test_a_failed_fetch_reaches_everybody() -> None:
     made.stop()
 
 
-def test_stopping_wakes_who_waits() -> None:
-    hub = Hub(1000)
-    come = threading.Event()
-    hub.before = lambda file, start: come.wait(10) and None
-    made = hub.blocks([(0, 0, 1000)])
+def test_stopping_wakes_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "WINDOW", 1)
+    made = Hub(1000).blocks([(0, 0, 1000)])
     found: list[str] = []
 
     def wait() -> None:
         with pytest.raises(HubError) as caught:
-            read(made, 0, 0, 10)
+            read(made, 0, 500, 10)  # which never comes, unless somebody reads what is before it
         found.append(str(caught.value))
 
     thread = threading.Thread(target=wait)
     thread.start()
-    made.stopped.set()
-    come.set()
     made.stop()
     thread.join(10)
     assert found == ["hub: the conversion was stopped"]
