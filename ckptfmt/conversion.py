@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ckptfmt import dtypes, index, layout
-from ckptfmt.errors import FileError, FormatError, NotFoundError, SourceError
+from ckptfmt.errors import (
+    FileError,
+    FormatError,
+    NotFoundError,
+    SourceError,
+    UnsupportedDtypeError,
+)
 from ckptfmt.index import Index
 from ckptfmt.options import DEFAULT_PARTITION_NBYTES, DEFAULT_WORKERS, ConvertOptions
 from ckptfmt.selection import matcher
@@ -24,7 +30,7 @@ from ckptfmt.write_plan import TensorSpec, plan_write
 from ckptfmt.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ckptfmt.engine import Progress
     from ckptfmt.sources import Source
@@ -162,13 +168,15 @@ class Chosen:
         row = dtypes.cast_target(options.dtype)
         include = matcher(options.include) if options.include else None
         exclude = matcher(options.exclude) if options.exclude else None
-        for position, spec in enumerate(source.tensors):
-            names = tuple(
-                name
-                for name in spec.names
-                if (include is None or include.match(name))
-                and (exclude is None or not exclude.match(name))
+
+        def is_wanted(name: str) -> bool:
+            return (include is None or include.match(name) is not None) and (
+                exclude is None or exclude.match(name) is None
             )
+
+        self._refuse_unsupported(is_wanted)
+        for position, spec in enumerate(source.tensors):
+            names = tuple(filter(is_wanted, spec.names))
             self.dropped += [name for name in spec.names if name not in names]
             if not names:
                 continue
@@ -178,10 +186,23 @@ class Chosen:
             self.tensors.append(
                 TensorSpec(names, row.name if row and cast else spec.dtype, spec.shape)
             )
-        if source.tensors and not self.tensors:
+        if (source.tensors or self.dropped) and not self.tensors:
             raise SourceError("the filters leave no tensor", hint="see --include and --exclude")
         if self.stored != [spec.dtype for spec in self.tensors]:
             dtypes.import_torch()  # say so now, not after an hour
+
+    def _refuse_unsupported(self, is_wanted: Callable[[str], bool]) -> None:
+        """A checkpoint that silently lacks tensors is a loss: whoever wants that, names them."""
+        found = self.source.description.unsupported
+        wanted = [name for name in found if is_wanted(name)]
+        if wanted:
+            kinds = sorted({found[name] for name in wanted})
+            raise UnsupportedDtypeError(
+                f"{len(wanted)} of the tensors cannot be stored, the first {wanted[0]!r}: "
+                f"{', '.join(kinds[:8])}",
+                hint="--exclude leaves tensors out, by name or glob",
+            )
+        self.dropped += found
 
     def read_into(self, tensor: int, start: int, buffer: memoryview) -> None:
         self.source.read_into(self.positions[tensor], start, buffer)

@@ -15,15 +15,17 @@ from tests.helpers.imports import MODULES, PACKAGE, imports, top_level, tree
 ORDER = """
     version errors problems stats workers code_hints acl_codes cuda_codes device_errors
     _native _core
-    page_cache trace
-    units selection dtypes layout index write_plan read_plan options rendering
+    sources.strided sources.protobuf page_cache trace
+    units selection dtypes layout index write_plan export_plan read_plan options rendering
     placement device_plan chips selftest_report
     input_file strategy partitions checkpoint_files reading engine tensors loading
     runtime_library acl_library cuda_library gds accelerator npu cuda devices pool staging machine
     device_loading streaming fill checkpoint trial
     selftest_steps
-    sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
-    sources.torch_zip sources.stored truth sources.choose sources
+    sources.base sources.limits sources.pickles sources.folder sources.zips sources.ranges
+    sources.torch_tensors sources.live sources.safetensors sources.torch_zip sources.sllm
+    sources.npz sources.gguf sources.dcp_metadata sources.dcp sources.mindspore
+    sources.stored truth sources.choose sources
     target writer conversion selftest_model comparison verification exporting selftest
     terminal cli_devices cli __main__
 """.split()  # noqa: SIM905 - a list of words, read as the layers it shows
@@ -34,7 +36,7 @@ PURE = [
     "errors", "problems", "stats", "units", "selection", "dtypes", "layout", "index", "write_plan",
     "read_plan", "options", "rendering", "acl_codes", "cuda_codes", "code_hints", "placement",
     "device_plan", "device_errors",
-    "chips", "selftest_report",
+    "chips", "selftest_report", "export_plan",
 ]  # fmt: skip
 #: Modules of the standard library that reach outside the process.
 OUTSIDE = {
@@ -48,7 +50,8 @@ OF_OS = {"environ", "strerror", "fspath", "PathLike"}
 PLACES = {
     "click": {"cli", "cli_devices", "terminal"},
     "rich": {"terminal"},
-    "torch": {"dtypes"},
+    "torch": {"dtypes", "sources.dcp"},
+    "gguf": {"sources.gguf"},
     "torch_npu": {"npu"},
     "safetensors": {"sources.safetensors"},
     "huggingface_hub": set(),
