@@ -12,7 +12,7 @@ import msgspec
 from ckptfmt import layout
 from ckptfmt.errors import SourceError, failing_as
 from ckptfmt.sources.base import Sidecar
-from ckptfmt.sources.limits import read_index
+from ckptfmt.sources.limits import read_index, refuse_irregular
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -106,10 +106,9 @@ def file_kind(path: str) -> str:
     SourceError
         It is of no kind that we read.
     """
-    head = b""
-    if os.path.isfile(path):
-        with failing_as(path, "cannot be read"), open(path, "rb") as stream:
-            head = stream.read(4)
+    refuse_irregular(path)
+    with failing_as(path, "cannot be read"), open(path, "rb") as stream:
+        head = stream.read(4)
     if head == b"GGUF":
         return "gguf"
     if path.endswith(".ckpt"):  # of torch's users, too
