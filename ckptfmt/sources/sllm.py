@@ -78,12 +78,19 @@ class SllmSource(RangeSource):
     def _open_partitions(self, folder: str, prefix: str, entries: dict[str, _Entry]) -> None:
         """Open partitions until there is no further one; whether they have all bytes."""
         end = max((e.offset + e.nbytes for e in entries.values()), default=0)
+        begins = {e.offset for e in entries.values()}
         filled = 0
         for number in count():
             name = f"{prefix}tensor.data_{number}"
             path = os.path.join(folder, name)
             if not os.path.lexists(path) or (filled >= end and number > 0):
                 break
+            if number > 0 and filled not in begins:
+                raise SourceError(
+                    f"{path}: begins at byte {filled} by the sizes of the files before it, where "
+                    f"no tensor of {INDEX_FILE} does: one of them has lost bytes, or has more",
+                    hint=f"an earlier save may have left a longer file. {LOST}",
+                )
             refuse_outside(folder, name)
             self.open_file(folder, name)
             self._starts.append(filled)

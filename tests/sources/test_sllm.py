@@ -17,6 +17,7 @@ from tests.helpers.models import equal_bits, random_tensor, small_model
 from tests.helpers.refusals import refused, refused_at_the_prompt
 from tests.sources.test_formats import converted, same
 
+WRITTEN = Path(__file__).parent / "sllm_store"
 MODEL = {f"layers.{i}": random_tensor((100, 10 + i), torch.bfloat16, i) for i in range(9)}
 
 
@@ -128,14 +129,15 @@ def test_a_data_file_that_lost_its_bytes_is_named(left: int, tmp_path: Path) -> 
     assert "writer loses what is still in its buffer" in line
 
 
-def test_a_partition_before_the_last_that_lost_bytes_is_named(tmp_path: Path) -> None:
-    """All that follow it would be read from the wrong place."""
+@pytest.mark.parametrize("more", [-8, 8])
+def test_a_partition_before_the_last_of_another_size_is_noticed(more: int, tmp_path: Path) -> None:
+    """All that follow it would be read from the wrong place. Its writer does not cut old files."""
     source = write_sllm(tmp_path, MODEL, limit=6000)
-    os.truncate(source / "tensor.data_1", os.path.getsize(source / "tensor.data_1") - 8)
+    os.truncate(source / "tensor.data_1", os.path.getsize(source / "tensor.data_1") + more)
     with (source / "tensor.data_3").open("ab") as stream:
         stream.write(bytes(100))  # so that the sum is no less than it should be
     refused(
-        ckptfmt.SourceError, r"tensor\.data_1: has \d+ bytes, tensor 'layers.*were lost",
+        ckptfmt.SourceError, r"tensor\.data_2: begins at byte \d+ by the sizes of the files before",
         lambda: ckptfmt.convert(source, tmp_path / "x.ckpt"), "loses what is still",
     )  # fmt: skip
 
@@ -148,6 +150,35 @@ def test_a_partition_that_is_missing_is_named(number: int, tmp_path: Path) -> No
         ckptfmt.SourceError, rf"tensor\.data_{number}: is not there",
         lambda: ckptfmt.convert(source, tmp_path / "x.ckpt"), "fetch the missing files",
     )  # fmt: skip
+
+
+# ---- what its own writer wrote ----
+
+
+def test_what_its_own_writer_wrote_is_read(tmp_path: Path) -> None:
+    """``tests/sources/sllm_store`` is of its release 0.8.0; see ``write_sllm.py``."""
+    source = WRITTEN / "store"
+    wanted = load_file(WRITTEN / "expected.safetensors")
+    assert {str(t.dtype) for t in wanted.values()} == set(map(str, SLLM))
+    target = converted(source, tmp_path)
+    assert same(ckptfmt.load(target), wanted)
+    with ckptfmt.open(target) as checkpoint:
+        assert checkpoint.info("head").names == ("embed", "head")
+
+
+def test_what_goes_back_is_what_its_own_writer_writes(tmp_path: Path) -> None:
+    """But for the padding, whose bytes that leaves as they were in memory, and strides."""
+    written = json.loads((WRITTEN / "store" / "tensor_index.json").read_text())
+    ckptfmt.convert(WRITTEN / "store", tmp_path / "x.ckpt")
+    ckptfmt.export(tmp_path / "x.ckpt", tmp_path / "out", to="sllm")
+    index = json.loads((tmp_path / "out" / "tensor_index.json").read_text())
+    theirs = (WRITTEN / "store" / "tensor.data_0").read_bytes()
+    ours = (tmp_path / "out" / "tensor.data_0").read_bytes()
+    assert len(ours) == len(theirs)
+    del written["turned"], index["turned"]
+    assert index == written
+    for offset, nbytes, *_ in index.values():
+        assert ours[offset : offset + nbytes] == theirs[offset : offset + nbytes]
 
 
 # ---- lies ----
