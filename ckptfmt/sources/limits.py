@@ -68,9 +68,9 @@ def refuse_outside(folder: str, name: str) -> None:
     if os.path.isabs(name) or ".." in name.split("/"):
         raise SourceError(f"{folder}: names {name!r}, which is outside of it")
     real, top = os.path.realpath(path), os.path.realpath(folder)
-    snapshots, _, inside = top.rpartition("/snapshots/")
-    roots = [top, os.path.join(snapshots, "blobs")] if inside else [top]
-    if not any(real.startswith(root + os.sep) for root in roots):
+    cache, found, _ = top.rpartition("/snapshots/")
+    roots = [top, f"{cache}/blobs"] if found else [top]
+    if not any(os.path.commonpath([real, root]) == root for root in roots):
         raise SourceError(
             f"{path}: a link to {real}, which is outside the folder",
             hint="put the file itself into the folder if it belongs to this checkpoint",

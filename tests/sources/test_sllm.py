@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import ckptfmt
 from tests.helpers.formats import SLLM, read_sllm, write_sllm
+from tests.helpers.handmade import flip
 from tests.helpers.models import equal_bits, random_tensor, small_model
 from tests.helpers.refusals import refused, refused_at_the_prompt
 from tests.sources.test_formats import converted, same
@@ -280,6 +281,16 @@ def test_a_dtype_it_cannot_restore_is_refused_by_name(dtype: torch.dtype, tmp_pa
     )
     assert "it can restore F16, F32" in line
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.ckpt"]
+
+
+def test_a_checkpoint_that_is_damaged_does_not_go_back(tmp_path: Path) -> None:
+    ckptfmt.convert(MODEL, tmp_path / "x.ckpt")
+    flip(tmp_path / "x.ckpt" / "part-00000.ckptfmt", 4096 + 10)
+    refused(
+        ckptfmt.ChecksumError, "tensor 'layers",
+        lambda: ckptfmt.export(tmp_path / "x.ckpt", tmp_path / "out", to="sllm"),
+    )  # fmt: skip
+    assert [p.name for p in tmp_path.iterdir()] == ["x.ckpt"]
 
 
 def test_a_partition_above_its_limit_is_refused(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
     python tests/sources/write_sllm.py LIBRARY FOLDER
 
 LIBRARY is its ``csrc/checkpoint/tensor_writer.cpp`` and ``aligned_buffer.cpp``, compiled with three
-functions around them: ``make(path)``, ``put(writer, data, nbytes)`` and ``done(writer)``. The rest of
-its package needs CUDA; what its ``save_dict`` does in Python stands here. FOLDER has to be where
+functions around them: ``make(path)``, ``put(writer, data, nbytes)`` and ``done(writer)``. The rest
+of its package needs CUDA; what its ``save_dict`` does in Python stands here. FOLDER has to be where
 direct writes need no alignment, as on tmpfs: elsewhere the writer loses the end of what it writes.
 ``tests/sources/sllm_store`` was made by release 0.8.0.
 """
