@@ -11,18 +11,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ckptfmt import dtypes, index, layout
-from ckptfmt.errors import (
-    FileError,
-    FormatError,
-    NotFoundError,
-    SourceError,
-    UnsupportedDtypeError,
-)
+from ckptfmt.errors import FileError, FormatError, NotFoundError, SourceError
 from ckptfmt.index import Index
 from ckptfmt.options import DEFAULT_PARTITION_NBYTES, DEFAULT_WORKERS, ConvertOptions
 from ckptfmt.selection import matcher
 from ckptfmt.sources import open_source
 from ckptfmt.sources.folder import refuse_collisions
+from ckptfmt.sources.limits import refuse_unsupported
 from ckptfmt.target import State, Target
 from ckptfmt.units import format_nbytes, parse_nbytes
 from ckptfmt.version import VERSION
@@ -30,7 +25,7 @@ from ckptfmt.write_plan import TensorSpec, plan_write
 from ckptfmt.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from ckptfmt.engine import Progress
     from ckptfmt.sources import Source
@@ -174,7 +169,7 @@ class Chosen:
                 exclude is None or exclude.match(name) is None
             )
 
-        self._refuse_unsupported(is_wanted)
+        self.dropped += refuse_unsupported(source.description, is_wanted)
         for position, spec in enumerate(source.tensors):
             names = tuple(filter(is_wanted, spec.names))
             self.dropped += [name for name in spec.names if name not in names]
@@ -190,19 +185,6 @@ class Chosen:
             raise SourceError("the filters leave no tensor", hint="see --include and --exclude")
         if self.stored != [spec.dtype for spec in self.tensors]:
             dtypes.import_torch()  # say so now, not after an hour
-
-    def _refuse_unsupported(self, is_wanted: Callable[[str], bool]) -> None:
-        """A checkpoint that silently lacks tensors is a loss: whoever wants that, names them."""
-        found = self.source.description.unsupported
-        wanted = [name for name in found if is_wanted(name)]
-        if wanted:
-            kinds = sorted({found[name] for name in wanted})
-            raise UnsupportedDtypeError(
-                f"{len(wanted)} of the tensors cannot be stored, the first {wanted[0]!r}: "
-                f"{', '.join(kinds[:8])}",
-                hint="--exclude leaves tensors out, by name or glob",
-            )
-        self.dropped += found
 
     def read_into(self, tensor: int, start: int, buffer: memoryview) -> None:
         self.source.read_into(self.positions[tensor], start, buffer)

@@ -9,15 +9,8 @@ from typing import Any
 from ckptfmt import layout
 from ckptfmt.errors import NotFoundError, SourceError
 from ckptfmt.sources.base import Source
-from ckptfmt.sources.folder import (
-    FOLDER_MARKS,
-    KNOWN,
-    Weights,
-    file_kind,
-    find_weights,
-    index_weights,
-    sidecars_below,
-)
+from ckptfmt.sources.folder import Weights, index_weights, sidecars_below
+from ckptfmt.sources.kinds import FOLDER_MARKS, KNOWN, file_kind, weights_in
 from ckptfmt.sources.live import is_live, live_source
 
 
@@ -46,7 +39,7 @@ def open_source(source: Any) -> Source:
             from ckptfmt.sources.stored import StoredSource  # noqa: PLC0415
 
             return StoredSource(path)
-        return _open_weights(path, find_weights(path), with_sidecars=True)
+        return _open_weights(path, weights_in(path), with_sidecars=True)
     folder, name = os.path.split(path)
     folder = folder or "."
     if name.endswith(".index.json"):

@@ -12,7 +12,7 @@ import msgspec
 from ckptfmt import layout
 from ckptfmt.errors import SourceError, failing_as
 from ckptfmt.sources.base import Sidecar
-from ckptfmt.sources.limits import read_index, refuse_irregular
+from ckptfmt.sources.limits import read_index
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -24,25 +24,12 @@ WEIGHT_SUFFIXES = (
 )  # fmt: skip
 #: The same where the name is fixed: ServerlessLLM Store, torch distributed checkpoints.
 WEIGHT_NAMES = re.compile(r"tensor\.data_\d+|tensor_index\.json|(__\d+)?\.metadata")
-#: Formats that are a folder, and the file that tells what is in it.
-FOLDER_MARKS = {"sllm": "tensor_index.json", "dcp": ".metadata"}
-#: Kinds of single files, by name.
-FILE_SUFFIXES = {
-    "safetensors": (".safetensors",), "torch": (".bin", ".pt", ".pth"), "gguf": (".gguf",),
-    "npz": (".npz",),
-}  # fmt: skip
-KNOWN = (
-    "give a folder with weights, or a .safetensors, .bin, .pt, .pth, .ckpt, .gguf or .npz file"
-)
-#: Files of weights that a folder is looked through for first.
-_CHOSEN_FIRST = (*FILE_SUFFIXES["safetensors"], *FILE_SUFFIXES["torch"])
 #: torch files beside the weights that are none: state of a training run.
 NOT_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state\w*)\.(bin|pt|pth)")
 #: Version control and download caches.
 SKIPPED_FOLDERS = {".git", ".cache", ".huggingface", "__pycache__", ".ipynb_checkpoints"}
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
-_RANK = re.compile(r"rank_\d+")
 
 
 class _WeightIndex(msgspec.Struct):
@@ -51,11 +38,7 @@ class _WeightIndex(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The weight files of a folder: their kind and names.
-
-    The kind is that of the description. Of a format that is a folder, the one file is that which
-    names the others.
-    """
+    """The weight files of a folder: their kind and names."""
 
     kind: str
     files: tuple[str, ...]
@@ -63,106 +46,39 @@ class Weights:
 
 
 def find_weights(folder: str) -> Weights:
-    """Choose the weights of a folder: safetensors before torch before all others, an index before
-    a guess.
+    """Choose the weights of a folder: safetensors before torch, an index before a guess.
 
     Raises
     ------
     SourceError
         No weights, several sets of them, or a shard that is missing.
     """
-    names = sorted(n for n in os.listdir(folder) if _is_file_or_gone(os.path.join(folder, n)))
-    whole = _whole_folder(folder, names)
-    if whole is not None:
-        return whole
-    for kind, default in (("safetensors", "model.safetensors"), ("torch", "pytorch_model.bin")):
-        suffixes = FILE_SUFFIXES[kind]
+    names = sorted(n for n in os.listdir(folder) if is_file_or_gone(os.path.join(folder, n)))
+    for kind, suffixes, default in (
+        ("safetensors", (".safetensors",), "model.safetensors"),
+        ("torch", (".bin", ".pt", ".pth"), "pytorch_model.bin"),
+    ):
         indexes = [n for n in names if n.endswith(tuple(f"{s}.index.json" for s in suffixes))]
         if indexes:
-            name = _the_one(folder, indexes, f"{default}.index.json")
-            _refuse_broken_link(os.path.join(folder, name))
+            name = the_one(folder, indexes, f"{default}.index.json")
+            refuse_broken_link(os.path.join(folder, name))
             return index_weights(folder, kind, name)
         files = [n for n in names if n.endswith(suffixes) and not NOT_WEIGHTS.fullmatch(n)]
         if files:
-            chosen = [default] if default in files else _shards(folder, files)
+            chosen = [default] if default in files else shards(folder, files)
             for name in chosen:
-                _refuse_broken_link(os.path.join(folder, name))
+                refuse_broken_link(os.path.join(folder, name))
             return Weights(kind, tuple(chosen), {})
-    for suffix in (".ckpt", ".gguf", ".npz"):
-        files = [n for n in names if n.endswith(suffix)]
-        if files:
-            chosen = _shards(folder, files) if suffix == ".gguf" else [_the_one(folder, files, "")]
-            for name in chosen:
-                _refuse_broken_link(os.path.join(folder, name))
-            return Weights(file_kind(os.path.join(folder, chosen[0])), tuple(chosen), {})
     raise _no_weights(folder, names)
 
 
-def file_kind(path: str) -> str:
-    """The kind of a single weight file: by its first bytes where these tell, else by its name.
-
-    Raises
-    ------
-    SourceError
-        It is of no kind that we read.
-    """
-    refuse_irregular(path)
-    with failing_as(path, "cannot be read"), open(path, "rb") as stream:
-        head = stream.read(4)
-    if head == b"GGUF":
-        return "gguf"
-    if path.endswith(".ckpt"):  # of torch's users, too
-        return "torch" if head == b"PK\3\4" else "mindspore"
-    for kind, suffixes in FILE_SUFFIXES.items():
-        if path.endswith(suffixes):
-            return kind
-    raise SourceError(f"{path}: of no kind that can be converted", hint=KNOWN)
-
-
-def _whole_folder(folder: str, names: list[str]) -> Weights | None:
-    """The folder as one checkpoint of a format that is a folder; beside other weights, neither."""
-    pieces = [n for n in names if n.endswith(".distcp")]
-    marks = {"sllm": FOLDER_MARKS["sllm"] in names, "dcp": bool(pieces)}
-    kinds = [kind for kind, marked in marks.items() if marked]
-    if not kinds:
-        return _one_rank(folder, names)
-    weights = [n for n in names if n.endswith(_CHOSEN_FIRST) and not NOT_WEIGHTS.fullmatch(n)]
-    found = [*(FOLDER_MARKS[kind] for kind in kinds), *weights]
-    if len(found) > 1:
-        raise SourceError(
-            f"{folder}: holds checkpoints of several formats: {', '.join(found[:6])}",
-            hint=f"name one file: ckptfmt convert {folder}/{found[0]} TARGET",
-        )
-    return Weights(kinds[0], (found[0],), {})
-
-
-def _one_rank(folder: str, names: list[str]) -> Weights | None:
-    """The only rank of a model that vLLM saved with ServerlessLLM Store; several are refused."""
-    if any(n.endswith(_CHOSEN_FIRST) for n in names):
-        return None
-    index = FOLDER_MARKS["sllm"]
-    ranks = sorted(
-        (entry.name for entry in os.scandir(folder) if _RANK.fullmatch(entry.name)
-         and os.path.isfile(os.path.join(entry.path, index))),
-        key=lambda name: int(name.removeprefix("rank_")),
-    )  # fmt: skip
-    if not ranks:
-        return None
-    if ranks != ["rank_0"]:
-        raise SourceError(
-            f"{folder}: holds {', '.join(ranks[:6])}, each a part of the tensors; how they are "
-            f"joined only the model knows",
-            hint=f"name one: ckptfmt convert {folder}/{ranks[0]} TARGET",
-        )
-    return Weights("sllm", (f"rank_0/{index}",), {})
-
-
-def _is_file_or_gone(path: str) -> bool:
+def is_file_or_gone(path: str) -> bool:
     """Whether it is a file, or a link to one that is gone: to be missed, not to be passed over."""
     return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
 
 
-def _refuse_broken_link(path: str) -> None:
+def refuse_broken_link(path: str) -> None:
+    """A link whose target is gone is named, not passed over."""
     if os.path.islink(path) and not os.path.exists(path):
         raise SourceError(
             f"{path}: a link to {os.readlink(path)}, which is not there",
@@ -170,7 +86,8 @@ def _refuse_broken_link(path: str) -> None:
         )
 
 
-def _the_one(folder: str, names: list[str], default: str) -> str:
+def the_one(folder: str, names: list[str], default: str) -> str:
+    """The default if it is there, else the only one; several are refused."""
     if default in names:
         return default
     if len(names) > 1:
@@ -204,7 +121,7 @@ def index_weights(folder: str, kind: str, name: str) -> Weights:
     return Weights(kind, tuple(files), weight_map)
 
 
-def _shards(folder: str, files: list[str]) -> list[str]:
+def shards(folder: str, files: list[str]) -> list[str]:
     """Files without an index: one, or all of ``…-00001-of-0000N``."""
     if len(files) == 1 and not _SHARD.fullmatch(files[0]):
         return files
@@ -287,7 +204,7 @@ def sidecars_below(folder: str, taken: Collection[str]) -> tuple[list[Sidecar], 
             elif os.path.isfile(full):
                 sidecars.append(Sidecar(full, relative))
             else:
-                _refuse_broken_link(full)
+                refuse_broken_link(full)
                 left_out.append(relative)  # a socket, a device
 
     walk(folder, "")

@@ -6,9 +6,15 @@ The limits are those of docs/format.md, section 4: what is over them could not b
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from ckptfmt.errors import SourceError, failing_as
+from ckptfmt.errors import SourceError, UnsupportedDtypeError, failing_as
 from ckptfmt.index import MAX_DIMS, MAX_INDEX_NBYTES, MAX_TENSORS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptfmt.sources.base import Description
 
 
 def read_index(path: str) -> bytes:
@@ -56,6 +62,20 @@ def refuse_dimensions(path: str, name: str, shape: tuple[int, ...]) -> None:
     if len(shape) > MAX_DIMS or any(n < 0 for n in shape):
         text = f"{len(shape)} dimensions" if len(shape) > MAX_DIMS else f"the shape {list(shape)}"
         raise SourceError(f"{path}: tensor {name!r} has {text}")
+
+
+def refuse_unsupported(description: Description, is_wanted: Callable[[str], bool]) -> list[str]:
+    """What cannot be stored and is not wanted; a checkpoint that silently lacks more is a loss."""
+    found = description.unsupported
+    wanted = [name for name in found if is_wanted(name)]
+    if wanted:
+        kinds = sorted({found[name] for name in wanted})
+        raise UnsupportedDtypeError(
+            f"{len(wanted)} of the tensors cannot be stored, the first {wanted[0]!r}: "
+            f"{', '.join(kinds[:8])}",
+            hint="--exclude leaves tensors out, by name or glob",
+        )
+    return list(found)
 
 
 def refuse_outside(folder: str, name: str) -> None:

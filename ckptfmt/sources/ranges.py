@@ -55,7 +55,7 @@ class RangeSource:
         self.tensors: list[TensorSpec] = []
         self.description = Description(kind)
         self.files: list[RangeFile] = []
-        self._runs: list[tuple[Run, ...]] = []
+        self.runs: list[tuple[Run, ...]] = []  # of each tensor
         self._unaligned = UnalignedReads()
 
     def open_file(self, folder: str, name: str) -> int:
@@ -93,12 +93,12 @@ class RangeSource:
                 f"{DTYPES[dtype].name} {list(shape)} needs {spec.nbytes}"
             )
         self.tensors.append(spec)
-        self._runs.append(tuple(runs))
+        self.runs.append(tuple(runs))
 
     def read_into(self, tensor: int, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of a tensor on."""
         begin = filled = 0
-        for run in self._runs[tensor]:
+        for run in self.runs[tensor]:
             if filled == len(buffer):
                 break
             at = start + filled - begin

@@ -153,7 +153,7 @@ class SllmSource(RangeSource):
             tuple(step * itemsize for step in entry.strides),
         )  # fmt: skip
         self.tensors.append(spec)
-        self._runs.append(())
+        self.runs.append(())
 
     def _place(self, name: str, entry: _Entry) -> tuple[int, int]:
         """The partition that holds an entry, and where in it; no storage goes over its end."""

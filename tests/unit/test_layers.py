@@ -22,9 +22,9 @@ ORDER = """
     runtime_library acl_library cuda_library gds accelerator npu cuda devices pool staging machine
     device_loading streaming fill checkpoint trial
     selftest_steps
-    sources.base sources.limits sources.pickles sources.folder sources.zips sources.ranges
-    sources.torch_tensors sources.live sources.safetensors sources.torch_zip sources.sllm
-    sources.npz sources.gguf sources.dcp_metadata sources.dcp sources.mindspore
+    sources.base sources.limits sources.pickles sources.folder sources.kinds sources.zips
+    sources.ranges sources.torch_tensors sources.live sources.safetensors sources.torch_zip
+    sources.sllm sources.npz sources.gguf sources.dcp_metadata sources.dcp sources.mindspore
     sources.stored truth sources.choose sources
     target writer conversion selftest_model comparison verification exporting selftest
     terminal cli_devices cli __main__
