@@ -1,7 +1,10 @@
-"""GGUF: the tensors that are not quantized, found by the ``gguf`` package.
+"""GGUF: the tensors that are not quantized; the ``gguf`` package tells the types of the format.
 
 Quantized ones have no dtype here: they are refused unless the filters leave them all out. Keys and
 values become metadata, as texts; long lists, as tokenizers have them, do not.
+
+The header is walked here and not by the package's reader, which believes every count and makes more
+than a kilobyte of objects of each token of a vocabulary.
 """
 
 from __future__ import annotations
@@ -9,11 +12,13 @@ from __future__ import annotations
 import json
 import os
 import struct
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from ckptfmt.dtypes import DTYPES
 from ckptfmt.errors import MissingDependencyError, SourceError, failing_as
 from ckptfmt.index import MAX_DIMS
+from ckptfmt.layout import align_up
 from ckptfmt.sources.limits import refuse_dimensions, refuse_many
 from ckptfmt.sources.ranges import RangeSource, Run
 
@@ -27,13 +32,36 @@ TYPES = {
 }  # fmt: skip
 #: Values of a list that becomes metadata.
 LONGEST_LIST = 64
-#: What the header may hold: the package makes some objects of each value, also within lists.
-MAX_VALUES = 4_000_000
-MAX_TEXT_NBYTES = 64 << 20
-_COUNTS = struct.Struct("<4sIQQ")
-#: Bytes of the types of values; texts and lists have their length in front.
-_VALUE_NBYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-_TEXT, _LIST = 8, 9
+#: What a header may hold at most.
+MAX_KEYS = 1 << 16
+MAX_LIST_VALUES = 1 << 24
+MAX_TEXT_NBYTES = 16 << 20
+#: Values of fixed length, by GGUF's name of their type.
+_CODES = {
+    "UINT8": "B", "INT8": "b", "UINT16": "H", "INT16": "h", "UINT32": "I", "INT32": "i",
+    "UINT64": "Q", "INT64": "q", "FLOAT32": "f", "FLOAT64": "d", "BOOL": "?",
+}  # fmt: skip
+VERSIONS = (2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """One entry of the header; the offset counts from where the data begins."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+@dataclass(slots=True)
+class _Header:
+    """What stands before the data, and where that begins."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    lists: dict[str, int] = field(default_factory=dict)
+    tensors: list[_Tensor] = field(default_factory=list)
+    end: int = 0
 
 
 class GgufSource(RangeSource):
@@ -60,21 +88,20 @@ class GgufSource(RangeSource):
     def _add_file(self, folder: str, file: str, files: int, seen: dict[str, str]) -> None:
         path = os.path.join(folder, file)
         number = self.open_file(folder, file)
-        with failing_as(path, "cannot be read"), open(path, "rb") as stream:
-            _check_header(stream, path)
-        reader = _read(path)
-        metadata, lists = _metadata(reader, path)
-        split = metadata.get("split.count", "0")
-        if split not in (str(files), "0", "1"):
+        header = _read_header(path)
+        split = header.values.get("split.count", 0)
+        if split not in (files, 0, 1):
             raise SourceError(
                 f"{path}: is one of {split} files that belong together",
                 hint="convert the folder that has them all",
             )
-        for key, text in metadata.items():
+        for key, value in header.values.items():
             if not key.startswith("split."):
+                text = value if isinstance(value, str) else json.dumps(value)
                 self.description.metadata.setdefault(key, text)
-        self.description.left_out += [f"{file}: {text}" for text in lists]
-        for tensor in sorted(reader.tensors, key=lambda tensor: tensor.data_offset):
+        left_out = [f"{file}: {key}, {count} values" for key, count in header.lists.items()]
+        self.description.left_out += left_out
+        for tensor in sorted(header.tensors, key=lambda tensor: tensor.offset):
             name = tensor.name
             if name in seen:
                 raise SourceError(
@@ -82,75 +109,21 @@ class GgufSource(RangeSource):
                     hint="the folder mixes two checkpoints; convert one file at a time",
                 )
             seen[name] = file
-            kind = tensor.tensor_type.name
-            if kind not in TYPES:
-                self.description.unsupported[name] = kind
+            if tensor.kind not in TYPES:
+                self.description.unsupported[name] = tensor.kind
                 continue
-            # GGUF counts the fastest dimension first.
-            shape = tuple(int(n) for n in reversed(tensor.shape))
-            refuse_dimensions(path, name, shape)
-            nbytes = DTYPES[TYPES[kind]].nbytes(shape)
-            runs = [Run(number, int(tensor.data_offset), nbytes)] if nbytes else []
-            self.add((name,), TYPES[kind], shape, runs)
+            refuse_dimensions(path, name, tensor.shape)
+            nbytes = DTYPES[TYPES[tensor.kind]].nbytes(tensor.shape)
+            runs = [Run(number, header.end + tensor.offset, nbytes)] if nbytes else []
+            self.add((name,), TYPES[tensor.kind], tensor.shape, runs)
 
 
-def _metadata(reader: Any, path: str) -> tuple[dict[str, str], list[str]]:
-    """Keys and values as texts, and the lists that are too long for that."""
-    found: dict[str, str] = {}
-    lists: list[str] = []
+def _read_header(path: str) -> _Header:
+    gguf = _import_gguf()
     try:
-        for key, field in reader.fields.items():
-            if key.startswith("GGUF."):
-                continue
-            if field.types[0].name == "ARRAY" and len(field.data) > LONGEST_LIST:
-                lists.append(f"{key}, {len(field.data)} values")
-                continue
-            value = field.contents()
-            found[key] = value if isinstance(value, str) else json.dumps(value)
-    except (ValueError, IndexError, TypeError) as error:
-        raise SourceError(f"{path}: the value of {key!r} cannot be read: {error}") from error
-    return found, lists
-
-
-def _read(path: str) -> Any:
-    try:
-        import gguf  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"gguf cannot be imported: {error}", hint="pip install gguf"
-        ) from error
-    try:
-        return gguf.GGUFReader(path)
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise SourceError(
-            f"{path}: not a valid GGUF file: {error}",
-            hint="an interrupted download leaves such files: fetch it again",
-        ) from error
-
-
-def _check_header(stream: IO[bytes], path: str) -> None:
-    """Walk over the header: the package believes its counts, and makes objects of each value."""
-    try:
-        magic, version, tensors, values = _COUNTS.unpack(stream.read(_COUNTS.size))
-        if magic == b"FUGG" or version & 0xFFFF == 0:
-            raise ValueError("it is big-endian")
-        if magic != b"GGUF" or version not in (2, 3):
-            raise ValueError(f"starts with {magic!r}, version {version}")
-        refuse_many(path, tensors)
-        left = MAX_VALUES
-        for _ in range(values):
-            _text(stream)
-            left = _skip_value(stream, _integer(stream, 4), left - 1)
-        for _ in range(tensors):
-            _text(stream)
-            dimensions = _integer(stream, 4)
-            if dimensions > MAX_DIMS:
-                raise ValueError(f"a tensor has {dimensions} dimensions")
-            stream.seek(8 * dimensions + 12, os.SEEK_CUR)
-        end = os.fstat(stream.fileno()).st_size
-        if stream.tell() > end:
-            raise ValueError(f"the header goes over the end at byte {end}")
-    except (ValueError, struct.error) as error:
+        with failing_as(path, "cannot be read"), open(path, "rb") as stream:
+            return _Walk(stream, path, gguf).header
+    except (ValueError, struct.error, OverflowError) as error:
         if isinstance(error, SourceError):
             raise
         raise SourceError(
@@ -159,38 +132,92 @@ def _check_header(stream: IO[bytes], path: str) -> None:
         ) from error
 
 
-def _skip_value(stream: IO[bytes], kind: int, left: int) -> int:
-    """Go behind a value; how many more there may be."""
-    if left < 0:
-        raise ValueError(f"its header has more than {MAX_VALUES} values")
-    if kind in _VALUE_NBYTES:
-        stream.seek(_VALUE_NBYTES[kind], os.SEEK_CUR)
-    elif kind == _TEXT:
-        _text(stream)
-    elif kind == _LIST:
-        inner, count = _integer(stream, 4), _integer(stream, 8)
-        left -= count
-        if inner == _LIST or left < 0:
-            raise ValueError("its header has lists of lists, or too long ones")
-        if inner in _VALUE_NBYTES:
-            stream.seek(count * _VALUE_NBYTES[inner], os.SEEK_CUR)
-            return left
-        for _ in range(count):
-            _skip_value(stream, inner, left)
-    else:
-        raise ValueError(f"it has values of the unknown type {kind}")
-    return left
+class _Walk:
+    """Over the header of one file, whose counts are not believed."""
+
+    def __init__(self, stream: IO[bytes], path: str, gguf: Any) -> None:
+        self.stream = stream
+        self.gguf = gguf
+        self.header = _Header()
+        magic = stream.read(4)
+        version, tensors, values = self._fixed("IQQ")
+        if magic == b"FUGG" or version & 0xFFFF == 0:
+            raise ValueError("it is big-endian")
+        if magic != b"GGUF" or version not in VERSIONS:
+            raise ValueError(f"starts with {magic!r}, version {version}")
+        refuse_many(path, tensors)
+        if values > MAX_KEYS:
+            raise ValueError(f"it has {values} keys, at most {MAX_KEYS}")
+        for _ in range(values):
+            self._key()
+        for _ in range(tensors):
+            self.header.tensors.append(self._tensor())
+        alignment = self.header.values.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+            raise ValueError(f"its alignment is {alignment!r}, expected a power of two")
+        self.header.end = align_up(stream.tell(), alignment)
+
+    def _fixed(self, codes: str) -> tuple[Any, ...]:
+        form = struct.Struct("<" + codes)
+        return form.unpack(self.stream.read(form.size))
+
+    def _kind(self) -> str:
+        name: str = self.gguf.GGUFValueType(self._fixed("I")[0]).name
+        return name
+
+    def _text(self) -> str:
+        (nbytes,) = self._fixed("Q")
+        if nbytes > MAX_TEXT_NBYTES:
+            raise ValueError(f"it has a text of {nbytes} bytes")
+        data = self.stream.read(nbytes)
+        if len(data) < nbytes:
+            raise ValueError("the header goes over the file's end")
+        return data.decode()
+
+    def _value(self, kind: str) -> Any:
+        return self._text() if kind == "STRING" else self._fixed(_CODES[kind])[0]
+
+    def _key(self) -> None:
+        key, kind = self._text(), self._kind()
+        if key in self.header.values or key in self.header.lists:
+            raise ValueError(f"the key {key!r} stands twice")
+        if kind != "ARRAY":
+            self.header.values[key] = self._value(kind)
+            return
+        kind = self._kind()
+        (count,) = self._fixed("Q")
+        if kind == "ARRAY" or count > MAX_LIST_VALUES:
+            raise ValueError(f"the list {key!r} is one of lists, or has {count} values")
+        if count <= LONGEST_LIST:
+            self.header.values[key] = [self._value(kind) for _ in range(count)]
+            return
+        self.header.lists[key] = count
+        if kind in _CODES:
+            self._skip(count * struct.calcsize("<" + _CODES[kind]))
+        else:
+            for _ in range(count):
+                self._skip(self._fixed("Q")[0])
+
+    def _skip(self, nbytes: int) -> None:
+        # Never far beyond the end: what is read there is missed at once.
+        self.stream.seek(min(nbytes, 1 << 48), os.SEEK_CUR)
+
+    def _tensor(self) -> _Tensor:
+        name = self._text()
+        (count,) = self._fixed("I")
+        if count > MAX_DIMS:
+            raise ValueError(f"tensor {name!r} has {count} dimensions")
+        shape = self._fixed(f"{count}Q")
+        kind, offset = self._fixed("IQ")
+        # GGUF counts the fastest dimension first.
+        return _Tensor(name, self.gguf.GGMLQuantizationType(kind).name, shape[::-1], offset)
 
 
-def _text(stream: IO[bytes]) -> None:
-    nbytes = _integer(stream, 8)
-    if nbytes > MAX_TEXT_NBYTES:
-        raise ValueError(f"it has a text of {nbytes} bytes")
-    stream.seek(nbytes, os.SEEK_CUR)
-
-
-def _integer(stream: IO[bytes], nbytes: int) -> int:
-    data = stream.read(nbytes)
-    if len(data) < nbytes:
-        raise ValueError("the header goes over its end")
-    return int.from_bytes(data, "little")
+def _import_gguf() -> Any:
+    try:
+        import gguf  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"gguf cannot be imported: {error}", hint="pip install gguf"
+        ) from error
+    return gguf

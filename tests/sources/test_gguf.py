@@ -133,14 +133,21 @@ def tensor(dims: list[int], kind: int = 0, offset: int = 0) -> bytes:
 HUGE_LIST = text(b"k") + struct.pack("<IIQ", 9, 0, 1 << 40)
 HEADERS = {
     "10⁷ tensors": (header(tensors=10**7), "lists 10000000 tensors, at most 1000000"),
-    "values that are not there": (header(values=1 << 60), "the header goes over its end"),
-    "a list without end": (header(values=1, body=HUGE_LIST), "lists of lists, or too long ones"),
+    "keys without end": (header(values=1 << 60), "it has 1152921504606846976 keys"),
+    "keys that are not there": (header(values=5), "not a GGUF file that can be read"),
+    "a list without end": (header(values=1, body=HUGE_LIST), "is one of lists, or has 1099511627776"),
     "lists of lists": (
-        header(values=1, body=text(b"k") + struct.pack("<IIQ", 9, 9, 1)), "lists of lists"
+        header(values=1, body=text(b"k") + struct.pack("<IIQ", 9, 9, 1)), "is one of lists"
     ),
     "a text without end": (header(values=1, body=struct.pack("<Q", 1 << 50)), "a text of"),
-    "an unknown type": (header(values=1, body=text(b"k") + struct.pack("<I", 77)), "type 77"),
-    "many dimensions": (header(tensors=1, body=text(b"t") + struct.pack("<I", 70)), "70 dimens"),
+    "an unknown type": (header(values=1, body=text(b"k") + b"M\0\0\0"), "77 is not"),
+    "a key twice": (header(values=2, body=2 * (text(b"k") + b"\0\0\0\0\1")), "twice"),
+    "an alignment of none": (
+        header(values=1, body=text(b"general.alignment") + struct.pack("<II", 4, 3)),
+        "its alignment is 3",
+    ),
+    "a text over the end": (header(values=1, body=text(b"k")[:-1]), "over the file's end"),
+    "many dimensions": (header(tensors=1, body=text(b"t") + struct.pack("<I", 70)), "has 70 dimens"),
     "an unknown kind": (header(tensors=1, body=tensor([4], kind=999) + bytes(99)), "999"),
     "beyond the file": (header(tensors=1, body=tensor([4], offset=1 << 40) + bytes(99)), "model"),
     "a size that wraps": (
@@ -149,7 +156,7 @@ HEADERS = {
     "big-endian": (header(start=b"FUGG"), "big-endian"),
     "another version": (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1"),
     "cut short": (b"GGUF", "not a GGUF file that can be read"),
-    "no text": (header(values=1, body=text(b"\xff") + struct.pack("<IB", 0, 1)), "not a valid"),
+    "no text": (header(values=1, body=text(b"\xff") + b"\0\0\0\0\1"), "utf-8"),
 }
 
 
@@ -161,3 +168,21 @@ def test_a_header_that_lies_is_refused(what: str, tmp_path: Path) -> None:
         ckptfmt.SourceError, message,
         lambda: ckptfmt.convert(tmp_path / "model.gguf", tmp_path / "x.ckpt"),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [0, 8])
+def test_a_vocabulary_is_stepped_over(kind: int, tmp_path: Path) -> None:
+    """In the middle of the header: keys and tensors behind it are found."""
+    count = 10_000
+    one = b"\1" if kind == 0 else text("tökén".encode())
+    body = text(b"k") + struct.pack("<IIQ", 9, kind, count) + one * count
+    body += text(b"after") + struct.pack("<IB", 0, 5) + tensor([4])
+    data = header(tensors=1, values=2, body=body)
+    data += bytes(-len(data) % 32) + struct.pack("<4f", 1, 2, 3, 4)
+    (tmp_path / "model.gguf").write_bytes(data)
+    report = ckptfmt.convert(tmp_path / "model.gguf", tmp_path / "x.ckpt")
+    assert report.left_out == ["model.gguf: k, 10000 values"]
+    with ckptfmt.open(tmp_path / "x.ckpt") as checkpoint:
+        assert checkpoint.metadata == {"after": "5"}
+    assert ckptfmt.load(tmp_path / "x.ckpt")["t"].tolist() == [1, 2, 3, 4]
+    assert read_gguf(tmp_path / "model.gguf")["t"].tolist() == [1, 2, 3, 4]
