@@ -135,7 +135,7 @@ HEADERS = {
     "10⁷ tensors": (header(tensors=10**7), "lists 10000000 tensors, at most 1000000"),
     "keys without end": (header(values=1 << 60), "it has 1152921504606846976 keys"),
     "keys that are not there": (header(values=5), "not a GGUF file that can be read"),
-    "a list without end": (header(values=1, body=HUGE_LIST), "is one of lists, or has 1099511627776"),
+    "a list without end": (header(values=1, body=HUGE_LIST), "is one of lists, or has 109"),
     "lists of lists": (
         header(values=1, body=text(b"k") + struct.pack("<IIQ", 9, 9, 1)), "is one of lists"
     ),
@@ -147,7 +147,7 @@ HEADERS = {
         "its alignment is 3",
     ),
     "a text over the end": (header(values=1, body=text(b"k")[:-1]), "over the file's end"),
-    "many dimensions": (header(tensors=1, body=text(b"t") + struct.pack("<I", 70)), "has 70 dimens"),
+    "many dimensions": (header(tensors=1, body=text(b"t") + struct.pack("<I", 70)), "has 70 dim"),
     "an unknown kind": (header(tensors=1, body=tensor([4], kind=999) + bytes(99)), "999"),
     "beyond the file": (header(tensors=1, body=tensor([4], offset=1 << 40) + bytes(99)), "model"),
     "a size that wraps": (
