@@ -168,7 +168,7 @@ def write_gguf(folder: Path, tensors: Tensors, keys: Callable[[Any], None] | Non
     for name, tensor in tensors.items():
         if tensor.dtype == torch.bfloat16:
             data = tensor.contiguous().view(torch.int16).numpy()[..., None].view(np.uint8)
-            data = data.reshape(*tensor.shape[:-1], -1) if tensor.shape else data
+            data = data.reshape(*tensor.shape[:-1], 2 * tensor.shape[-1]) if tensor.shape else data
             writer.add_tensor(name, data, raw_dtype=gguf.GGMLQuantizationType.BF16)
         else:
             writer.add_tensor(name, tensor.contiguous().numpy())
