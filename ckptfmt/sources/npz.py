@@ -99,24 +99,25 @@ class NpzSource:
 
     def read_into(self, tensor: int, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of an array on."""
-        with self._lock:
-            opened = self._opened.pop(tensor, None) or self._open(self._members[tensor])
-            self._opened[tensor] = opened
-            if len(self._opened) > OPEN_MEMBERS:
-                self._opened.popitem(last=False)
         try:
-            opened.read_into(start, buffer)
+            with failing_as(self.path, "cannot be read"):
+                self._opened_member(tensor).read_into(start, buffer)
         except _DAMAGE as error:
             name = self.tensors[tensor].names[0]
             raise SourceError(f"{self.path}: array {name!r}: {error}") from error
 
-    def _open(self, member: _Member) -> _Opened:
-        if not member.fortran or sum(n > 1 for n in member.shape) < 2:
-            return _Streamed(self._archive, member)
-        try:
-            return _Spooled(self._archive, member)
-        except _DAMAGE as error:
-            raise SourceError(f"{self.path}: {member.info.filename!r}: {error}") from error
+    def _opened_member(self, tensor: int) -> _Opened:
+        member = self._members[tensor]
+        with self._lock:
+            opened = self._opened.pop(tensor, None)
+            if opened is None and member.fortran and sum(n > 1 for n in member.shape) > 1:
+                opened = _Spooled(self._archive, member)
+            elif opened is None:
+                opened = _Streamed(self._archive, member)
+            self._opened[tensor] = opened
+            if len(self._opened) > OPEN_MEMBERS:
+                self._opened.popitem(last=False)
+        return opened
 
     def close(self) -> None:
         """Close the archive. Safe to call twice."""
@@ -182,14 +183,15 @@ class _Spooled:
         strides = [member.itemsize]
         for n in member.shape[:-1]:
             strides.append(strides[-1] * n)
-        with (
-            failing_as(tempfile.gettempdir(), "has no room for an array in Fortran order"),
-            tempfile.TemporaryFile() as spool,
-        ):
+        folder = tempfile.gettempdir()
+        doing = "cannot hold an array in Fortran order"
+        with tempfile.TemporaryFile() as spool:
             with archive.open(member.info) as stream:
                 while piece := stream.read(_PIECE_NBYTES):
-                    spool.write(piece)
-            spool.flush()
+                    with failing_as(folder, doing):
+                        spool.write(piece)
+            with failing_as(folder, doing):
+                spool.flush()
             self._view: npt.NDArray[Any] = map_elements(
                 spool.fileno(), member.header_nbytes, member.itemsize, member.shape, tuple(strides)
             )

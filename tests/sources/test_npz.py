@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import pickle
 import struct
 import zipfile
@@ -66,6 +68,21 @@ def test_arrays_in_fortran_order_are_turned(method: int, tmp_path: Path) -> None
     found = ckptfmt.load(converted(source, tmp_path), framework="numpy")
     assert (found["x"] == array).all()
     assert (found["y"] == array[:, 0, 0]).all()
+
+
+def test_a_disk_that_cannot_hold_what_has_to_be_turned_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    source = archive(tmp_path, {"x.npy": npy(np.asfortranarray(np.ones((3, 4))))})
+    monkeypatch.setattr(npz.tempfile, "TemporaryFile", Full)
+    refused(
+        ckptfmt.FileError, "cannot hold an array in Fortran order: No space",
+        lambda: ckptfmt.convert(source, tmp_path / "x.ckpt"),
+    )  # fmt: skip
 
 
 def test_a_byte_that_flipped_in_an_array_is_noticed(tmp_path: Path) -> None:
