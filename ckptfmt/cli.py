@@ -216,8 +216,8 @@ def verify(path: str, against: str | None, as_json: bool) -> None:
 @main.command()
 @click.argument("path", type=click.Path())
 @click.argument("target", type=click.Path())
-@click.option("--to", type=click.Choice(["safetensors"]), default="safetensors", show_default=True,
-              help="The format to write.")  # fmt: skip
+@click.option("--to", type=click.Choice(["safetensors", "sllm"]), default="safetensors",
+              show_default=True, help="The format to write.")  # fmt: skip
 @click.option("--shard-size", default="5GB", show_default=True,
               help="Bytes of tensors in one file.")  # fmt: skip
 @JSON

@@ -20,6 +20,7 @@ from ckptfmt.options import DEFAULT_PARTITION_NBYTES, ConvertOptions, HubOptions
 from ckptfmt.selection import matcher
 from ckptfmt.sources import open_source
 from ckptfmt.sources.folder import refuse_collisions
+from ckptfmt.sources.limits import refuse_unsupported
 from ckptfmt.target import State, Target
 from ckptfmt.units import format_nbytes, format_rate
 from ckptfmt.version import VERSION
@@ -191,13 +192,15 @@ class Chosen:
         row = dtypes.cast_target(options.dtype)
         include = matcher(options.include) if options.include else None
         exclude = matcher(options.exclude) if options.exclude else None
-        for position, spec in enumerate(source.tensors):
-            names = tuple(
-                name
-                for name in spec.names
-                if (include is None or include.match(name))
-                and (exclude is None or not exclude.match(name))
+
+        def is_wanted(name: str) -> bool:
+            return (include is None or include.match(name) is not None) and (
+                exclude is None or exclude.match(name) is None
             )
+
+        self.dropped += refuse_unsupported(source.description, is_wanted)
+        for position, spec in enumerate(source.tensors):
+            names = tuple(filter(is_wanted, spec.names))
             self.dropped += [name for name in spec.names if name not in names]
             if not names:
                 continue
@@ -207,7 +210,7 @@ class Chosen:
             self.tensors.append(
                 TensorSpec(names, row.name if row and cast else spec.dtype, spec.shape)
             )
-        if source.tensors and not self.tensors:
+        if (source.tensors or self.dropped) and not self.tensors:
             raise SourceError("the filters leave no tensor", hint="see --include and --exclude")
         if self.stored != [spec.dtype for spec in self.tensors]:
             dtypes.import_torch()  # say so now, not after an hour

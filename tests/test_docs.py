@@ -215,7 +215,7 @@ def test_convert_many_goes_on_after_a_broken_model(
     assert convert_many.main("models", "made") == 1
     printed = capsys.readouterr()
     assert printed.out.splitlines()[1] == "good: is there already"
-    assert printed.err.count("no safetensors or torch weights in it") == 2
+    assert printed.err.count("no weights in it that can be read") == 2
     found = ckptfmt.load("made/good.ckpt")
     wanted = ckptfmt.load("qwen.ckpt")
     assert all(equal_bits(found[name], tensor) for name, tensor in wanted.items())

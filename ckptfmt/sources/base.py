@@ -43,7 +43,8 @@ class Description:
     Attributes
     ----------
     kind : str
-        ``safetensors``, ``torch``, ``live``, ``ckptfmt``.
+        ``safetensors``, ``torch``, ``sllm``, ``npz``, ``gguf``, ``dcp``, ``mindspore``, ``live``,
+        ``ckptfmt``.
     files : list of SourceFile
         Where the tensors are.
     sidecars : list of Sidecar
@@ -54,6 +55,9 @@ class Description:
         The source's own key-value pairs.
     provenance : dict
         What else is known: id, revision, hashes.
+    unsupported : dict of str to str
+        Tensors that cannot be stored, and what they are: refused, unless the filters leave them
+        out.
     """
 
     kind: str
@@ -62,6 +66,7 @@ class Description:
     left_out: list[str] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    unsupported: dict[str, str] = field(default_factory=dict)
 
 
 class Readable(Protocol):

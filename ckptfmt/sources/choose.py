@@ -12,7 +12,8 @@ from ckptfmt.errors import HubError, NotFoundError, OptionError, SourceError
 from ckptfmt.hub_address import HubAddress, parse_address
 from ckptfmt.options import HubOptions
 from ckptfmt.sources.base import Source
-from ckptfmt.sources.folder import Weights, find_weights, index_weights, sidecars_below
+from ckptfmt.sources.folder import Weights, index_weights, sidecars_below
+from ckptfmt.sources.kinds import FOLDER_MARKS, KNOWN, file_kind, weights_in
 from ckptfmt.sources.live import is_live, live_source
 
 
@@ -22,7 +23,7 @@ def open_source(source: Any, hub: HubOptions | None = None) -> Source:
     Parameters
     ----------
     source : path-like, torch.nn.Module, or dict of str to Tensor
-        A folder, one weight file, an ``.index.json``, a format-1 checkpoint, a repository on a
+        A folder, one weight file, the index of several, a format-1 checkpoint, a repository on a
         hub, or a live object.
     hub : HubOptions, optional
         How to get at a repository.
@@ -56,28 +57,23 @@ def open_source(source: Any, hub: HubOptions | None = None) -> Source:
 def _open_path(path: str) -> Source:
     if not os.path.exists(path):
         raise NotFoundError(
-            errno.ENOENT, "no such source", path,
-            hint="give a folder with weights, or a .safetensors, .bin, .pt or .pth file",
+            errno.ENOENT, "no such source", path, hint=KNOWN,
         )  # fmt: skip
     if os.path.isdir(path):
         if os.path.exists(os.path.join(path, layout.INDEX_FILE)):
             from ckptfmt.sources.stored import StoredSource  # noqa: PLC0415
 
             return StoredSource(path)
-        return _open_weights(path, find_weights(path), with_sidecars=True)
+        return _open_weights(path, weights_in(path), with_sidecars=True)
     folder, name = os.path.split(path)
     folder = folder or "."
     if name.endswith(".index.json"):
         kind = "safetensors" if ".safetensors." in name else "torch"
         return _open_weights(folder, index_weights(folder, kind, name), with_sidecars=True)
-    if name.endswith(".safetensors"):
-        return _open_weights(folder, Weights("safetensors", (name,), {}), with_sidecars=False)
-    if name.endswith((".bin", ".pt", ".pth")):
-        return _open_weights(folder, Weights("torch", (name,), {}), with_sidecars=False)
-    raise SourceError(
-        f"{path}: of no kind that can be converted",
-        hint="give a folder with weights, or a .safetensors, .bin, .pt or .pth file",
-    )
+    for kind, mark in FOLDER_MARKS.items():
+        if name == mark:
+            return _open_weights(folder, Weights(kind, (name,), {}), with_sidecars=True)
+    return _open_weights(folder, Weights(file_kind(path), (name,), {}), with_sidecars=False)
 
 
 def hub_address(source: Any, hub: HubOptions) -> HubAddress | None:
@@ -101,15 +97,7 @@ def hub_address(source: Any, hub: HubOptions) -> HubAddress | None:
 
 
 def _open_weights(folder: str, weights: Weights, *, with_sidecars: bool) -> Source:
-    opened: Source
-    if weights.kind == "safetensors":
-        from ckptfmt.sources.safetensors import SafetensorsSource  # noqa: PLC0415
-
-        opened = SafetensorsSource(folder, weights.files)
-    else:
-        from ckptfmt.sources.torch_zip import TorchZipSource  # noqa: PLC0415
-
-        opened = TorchZipSource(folder, weights.files)
+    opened = _open_kind(folder, weights.kind, weights.files)
     try:
         names = {name for spec in opened.tensors for name in spec.names}
         for name, file in weights.expected.items():
@@ -119,9 +107,44 @@ def _open_weights(folder: str, weights: Weights, *, with_sidecars: bool) -> Sour
                     hint="the files are of different versions: fetch them again",
                 )
         if with_sidecars:
-            found = sidecars_below(folder, weights.files)
-            opened.description.sidecars, opened.description.left_out = found
+            taken = {file.name for file in opened.description.files}
+            found = sidecars_below(folder, taken)
+            opened.description.sidecars = found[0]
+            opened.description.left_out += found[1]
     except BaseException:
         opened.close()
         raise
+    return opened
+
+
+def _open_kind(folder: str, kind: str, files: tuple[str, ...]) -> Source:
+    opened: Source
+    if kind == "safetensors":
+        from ckptfmt.sources.safetensors import SafetensorsSource  # noqa: PLC0415
+
+        opened = SafetensorsSource(folder, files)
+    elif kind == "sllm":
+        from ckptfmt.sources.sllm import SllmSource  # noqa: PLC0415
+
+        opened = SllmSource(folder, files[0])
+    elif kind == "dcp":
+        from ckptfmt.sources.dcp import DcpSource  # noqa: PLC0415
+
+        opened = DcpSource(folder)
+    elif kind == "mindspore":
+        from ckptfmt.sources.mindspore import MindsporeSource  # noqa: PLC0415
+
+        opened = MindsporeSource(folder, files[0])
+    elif kind == "gguf":
+        from ckptfmt.sources.gguf import GgufSource  # noqa: PLC0415
+
+        opened = GgufSource(folder, files)
+    elif kind == "npz":
+        from ckptfmt.sources.npz import NpzSource  # noqa: PLC0415
+
+        opened = NpzSource(folder, files[0])
+    else:
+        from ckptfmt.sources.torch_zip import TorchZipSource  # noqa: PLC0415
+
+        opened = TorchZipSource(folder, files)
     return opened

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from dataclasses import dataclass
@@ -11,17 +10,22 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ckptfmt import layout
-from ckptfmt.errors import FileError, SourceError, failing_as
+from ckptfmt.errors import SourceError, failing_as
 from ckptfmt.sources.base import Sidecar
+from ckptfmt.sources.limits import read_index
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
+
+    from ckptfmt.write_plan import TensorSpec
 
 #: Weights in some format: never sidecars, whether they are the ones converted or not.
 WEIGHT_SUFFIXES = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot",
     ".gguf", ".ggml", ".tflite", ".npz", ".npy", ".pkl", ".pickle", ".distcp", ".mlmodel",
 )  # fmt: skip
+#: The same where the name is fixed: ServerlessLLM Store, torch distributed checkpoints.
+WEIGHT_NAMES = re.compile(r"tensor\.data_\d+|tensor_index\.json|(__\d+)?\.metadata")
 #: torch files beside the weights that are none: state of a training run.
 NOT_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state\w*)\.(bin|pt|pth)")
 #: Version control and download caches.
@@ -36,7 +40,7 @@ class _WeightIndex(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The weight files of a folder: their kind (``safetensors`` or ``torch``) and names."""
+    """The weight files of a folder: their kind and names."""
 
     kind: str
     files: tuple[str, ...]
@@ -66,10 +70,10 @@ def choose_weights(where: str, names: list[str]) -> Choice | None:
     ):
         indexes = [n for n in names if n.endswith(tuple(f"{s}.index.json" for s in suffixes))]
         if indexes:
-            return Choice(kind, _the_one(where, indexes, f"{default}.index.json"), ())
+            return Choice(kind, the_one(where, indexes, f"{default}.index.json"), ())
         files = [n for n in names if n.endswith(suffixes) and not NOT_WEIGHTS.fullmatch(n)]
         if files:
-            chosen = [default] if default in files else _shards(where, files)
+            chosen = [default] if default in files else shards(where, files)
             return Choice(kind, "", tuple(chosen))
     return None
 
@@ -82,23 +86,24 @@ def find_weights(folder: str) -> Weights:
     SourceError
         No weights, several sets of them, or a shard that is missing.
     """
-    names = sorted(n for n in os.listdir(folder) if _is_file_or_gone(os.path.join(folder, n)))
+    names = sorted(n for n in os.listdir(folder) if is_file_or_gone(os.path.join(folder, n)))
     choice = choose_weights(folder, names)
     if choice is None:
         raise _no_weights(folder, names)
     for name in (choice.index, *choice.files):
-        _refuse_broken_link(os.path.join(folder, name))
+        refuse_broken_link(os.path.join(folder, name))
     if choice.index:
         return index_weights(folder, choice.kind, choice.index)
     return Weights(choice.kind, choice.files, {})
 
 
-def _is_file_or_gone(path: str) -> bool:
+def is_file_or_gone(path: str) -> bool:
     """Whether it is a file, or a link to one that is gone: to be missed, not to be passed over."""
     return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
 
 
-def _refuse_broken_link(path: str) -> None:
+def refuse_broken_link(path: str) -> None:
+    """A link whose target is gone is named, not passed over."""
     if os.path.islink(path) and not os.path.exists(path):
         raise SourceError(
             f"{path}: a link to {os.readlink(path)}, which is not there",
@@ -106,13 +111,14 @@ def _refuse_broken_link(path: str) -> None:
         )
 
 
-def _the_one(folder: str, names: list[str], default: str) -> str:
+def the_one(folder: str, names: list[str], default: str) -> str:
+    """The default if it is there, else the only one; several are refused."""
     if default in names:
         return default
     if len(names) > 1:
         raise SourceError(
             f"{folder}: several sets of weights: {', '.join(names)}",
-            hint="name one: ckptfmt convert FOLDER/FILE.index.json TARGET",
+            hint=f"name one: ckptfmt convert FOLDER/{names[0]} TARGET",
         )
     return names[0]
 
@@ -135,10 +141,7 @@ def index_weights(folder: str, kind: str, name: str) -> Weights:
 def weight_map(path: str, where: str) -> dict[str, str]:
     """Read a weight index: the file of each tensor, all of them beside it."""
     try:
-        with open(path, "rb") as stream:
-            found = msgspec.json.decode(stream.read(), type=_WeightIndex).weight_map
-    except OSError as error:
-        raise FileError(error.errno or errno.EIO, "cannot be read", path) from error
+        found = msgspec.json.decode(read_index(path), type=_WeightIndex).weight_map
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SourceError(f"{where}: not a weight index: {error}") from error
     if not found:
@@ -149,7 +152,18 @@ def weight_map(path: str, where: str) -> dict[str, str]:
     return found
 
 
-def _shards(folder: str, files: list[str]) -> list[str]:
+def refuse_missing(where: str, tensors: Iterable[TensorSpec], expected: dict[str, str]) -> None:
+    """Refuse files that lack a tensor which the weight index promises."""
+    names = {name for spec in tensors for name in spec.names}
+    for name, file in expected.items():
+        if name not in names:
+            raise SourceError(
+                f"{where}: the index promises tensor {name!r} in {file}, which lacks it",
+                hint="the files are of different versions: fetch them again",
+            )
+
+
+def shards(folder: str, files: list[str]) -> list[str]:
     """Files without an index: one, or all of ``…-00001-of-0000N``."""
     if len(files) == 1 and not _SHARD.fullmatch(files[0]):
         return files
@@ -180,7 +194,7 @@ def _no_weights(folder: str, names: list[str]) -> SourceError:
     hint = f"weights are in {', '.join(below)}: convert these one by one" if below else None
     others = [n for n in names if n.endswith(WEIGHT_SUFFIXES)]
     found = f"; found {', '.join(others)}" if others else ""
-    return SourceError(f"{folder}: no safetensors or torch weights in it{found}", hint=hint)
+    return SourceError(f"{folder}: no weights in it that can be read{found}", hint=hint)
 
 
 def sidecars_below(folder: str, taken: Collection[str]) -> tuple[list[Sidecar], list[str]]:
@@ -227,12 +241,12 @@ def sidecars_below(folder: str, taken: Collection[str]) -> tuple[list[Sidecar], 
                     walk(full, relative + "/")
             elif relative in taken:
                 continue
-            elif name.endswith((*WEIGHT_SUFFIXES, ".index.json")):
+            elif name.endswith((*WEIGHT_SUFFIXES, ".index.json")) or WEIGHT_NAMES.fullmatch(name):
                 left_out.append(relative)
             elif os.path.isfile(full):
                 sidecars.append(Sidecar(full, relative))
             else:
-                _refuse_broken_link(full)
+                refuse_broken_link(full)
                 left_out.append(relative)  # a socket, a device
 
     walk(folder, "")

@@ -14,12 +14,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ckptfmt import page_cache
 from ckptfmt.dtypes import DTYPES
 from ckptfmt.errors import FileError, SourceError
-from ckptfmt.input_file import UnalignedReads, open_direct, read_into
-from ckptfmt.sources.base import Description, SourceFile
-from ckptfmt.write_plan import TensorSpec
+from ckptfmt.sources.ranges import RangeSource, Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +28,7 @@ class _Tensor(msgspec.Struct):
     data_offsets: tuple[int, int]
 
 
-class SafetensorsSource:
+class SafetensorsSource(RangeSource):
     """Tensors of one or several safetensors files, in the order they lie in them.
 
     Parameters
@@ -43,34 +40,19 @@ class SafetensorsSource:
     """
 
     def __init__(self, folder: str, files: Sequence[str]) -> None:
-        self.tensors: list[TensorSpec] = []
-        self.description = Description("safetensors")
-        self._fds: list[int] = []
-        self._paths: list[str] = []
-        self._cold: list[bool] = []
-        self._direct_fds: list[int] = []  # -1 where there are no direct reads, or a cached file
-        self._unaligned = UnalignedReads()
-        self.places: list[tuple[int, int]] = []  # of each tensor: file, offset
+        super().__init__("safetensors")
         seen: dict[str, str] = {}
         try:
             for file in files:
-                self._add(folder, file, seen)
+                self._add_file(folder, file, seen)
         except BaseException:
             self.close()
             raise
 
-    def _add(self, folder: str, file: str, seen: dict[str, str]) -> None:
+    def _add_file(self, folder: str, file: str, seen: dict[str, str]) -> None:
         path = os.path.join(folder, file)
         header, data_start = _read_header(path)
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        number = len(self._fds)
-        self._fds.append(fd)
-        self._paths.append(path)
-        cold = page_cache.is_cold(fd)
-        self._cold.append(cold)
-        self._direct_fds.append(open_direct(path, fd)[0] if cold else -1)
-        status = os.fstat(fd)
-        self.description.files.append(SourceFile(file, status.st_size, status.st_mtime_ns))
+        number = self.open_file(folder, file)
         raw = header.pop("__metadata__", b"null")
         metadata = msgspec.json.decode(raw, type=dict[str, str] | None)
         self.description.metadata.update(metadata or {})
@@ -84,41 +66,9 @@ class SafetensorsSource:
             if tensor.dtype not in DTYPES:
                 raise SourceError(f"{path}: tensor {name!r} has the unknown dtype {tensor.dtype!r}")
             seen[name] = file
-            self.tensors.append(TensorSpec((name,), tensor.dtype, tensor.shape))
-            self.places.append((number, data_start + tensor.data_offsets[0]))
-
-    def read_into(self, tensor: int, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` from byte `start` of a tensor on."""
-        number, offset = self.places[tensor]
-        fd, direct_fd = self._fds[number], self._direct_fds[number]
-        try:
-            if direct_fd >= 0:
-                filled = self._unaligned.read_into(fd, direct_fd, buffer, offset + start)
-            else:
-                filled = read_into(fd, buffer, offset + start)
-        except OSError as error:
-            raise FileError(
-                error.errno or errno.EIO, "cannot be read", self._paths[number]
-            ) from error
-        if filled < len(buffer):
-            raise SourceError(
-                f"{self._paths[number]}: ends inside tensor {self.tensors[tensor].names[0]!r}",
-                hint="the file changed while it was being converted",
-            )
-        if self._cold[number] and direct_fd < 0:
-            page_cache.drop(self._fds[number], offset + start, len(buffer))
-
-    def close(self) -> None:
-        """Close the files."""
-        while self._direct_fds:
-            direct_fd = self._direct_fds.pop()
-            if direct_fd >= 0:
-                os.close(direct_fd)
-        while self._fds:
-            fd = self._fds.pop()
-            if len(self._fds) < len(self._cold) and self._cold[len(self._fds)]:
-                page_cache.drop(fd)
-            os.close(fd)
+            begin, end = tensor.data_offsets
+            run = Run(number, data_start + begin, end - begin)
+            self.add((name,), tensor.dtype, tensor.shape, [run])
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -65,7 +65,7 @@ class StreamedSource:
         finally:
             shutil.rmtree(folder)
         self.tensors = outline.tensors
-        self._places = outline.places
+        self._places = [(run.file, run.offset) for (run,) in outline.runs]
         self.description = Description(
             "safetensors", [SourceFile(f.name, f.nbytes, 0) for f in files],
             metadata=outline.description.metadata,

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ckptfmt import dtypes, page_cache
 from ckptfmt.errors import SourceError, failing_as
+from ckptfmt.index import MAX_INDEX_NBYTES
 from ckptfmt.sources.base import SourceFile
 from ckptfmt.sources.torch_tensors import TorchTensors
+from ckptfmt.sources.zips import open_zip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,16 +79,31 @@ class TorchZipSource(TorchTensors):
             os.close(fd)
 
 
+def _is_zip(path: str) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # some damage it does not take for an answer
+        return False
+
+
 def _load(path: str) -> Mapping[str, Any]:
     torch = dtypes.import_torch()
-    if not zipfile.is_zipfile(path):
+    if not _is_zip(path):
         raise SourceError(
             f"{path}: not a zip archive; it was saved in torch's old format or is cut short",
             hint="if you trust it: torch.save(torch.load(path, weights_only=True), path) once",
         )
+    with failing_as(path, "cannot be read"), open(path, "rb") as stream:
+        archive = open_zip(path, stream)
+        if any(info.file_size > max(info.compress_size, MAX_INDEX_NBYTES)
+               for info in archive.infolist()):  # fmt: skip
+            raise SourceError(f"{path}: is packed, as torch never does: a zip bomb")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except (
+        pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, TypeError,
+        AttributeError, IndexError, OverflowError, AssertionError,
+    ) as error:  # fmt: skip - whatever damaged pickles make torch's unpickler stumble over
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SourceError(
             f"{path}: cannot be read as weights alone: {reason}",

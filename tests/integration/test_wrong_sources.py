@@ -70,11 +70,11 @@ def _weights_below(folder: Path) -> Path:
 
 
 def _another_kind(folder: Path) -> Path:
-    (folder / "model.gguf").write_bytes(b"GGUF")
-    return folder / "model.gguf"
+    (folder / "model.onnx").write_bytes(b"onnx")
+    return folder / "model.onnx"
 
 
-def _only_gguf(folder: Path) -> Path:
+def _only_onnx(folder: Path) -> Path:
     return _another_kind(folder).parent
 
 
@@ -204,10 +204,10 @@ FETCH = "fetch"
 CODE = "runs no code from a checkpoint"
 SOURCES: dict[str, tuple[Callable[[Path], Path], type[ckptfmt.CkptError], str, str]] = {
     "nothing there": (_nothing_there, NotFoundError, "no such source", "give a folder with"),
-    "no weights": (_no_weights, SourceError, "no safetensors or torch weights in it", ""),
-    "weights below": (_weights_below, SourceError, "no safetensors or", "weights are in unet, vae"),
+    "no weights": (_no_weights, SourceError, "no weights in it that can be read", ""),
+    "weights below": (_weights_below, SourceError, "no weights in it", "weights are in unet, vae"),
     "another kind": (_another_kind, SourceError, "of no kind that can be converted", "give a fol"),
-    "only gguf": (_only_gguf, SourceError, "found model.gguf", ""),
+    "only onnx": (_only_onnx, SourceError, "found model.onnx", ""),
     "shard missing": (_shard_missing, SourceError, "names 'model-00002-of-00003.*not there", FETCH),
     "shard gap": (_shards_missing_without_index, SourceError, "model-00002-of-0000.*1 of 3", FETCH),
     "bin shard missing": (_bin_shard_missing, SourceError, "names 'pytorch_model-00001", FETCH),

@@ -16,17 +16,19 @@ ORDER = """
     version errors problems stats workers code_hints acl_codes cuda_codes device_errors
     acl_places cann_files bench doctor hub_address retrying
     _native _core
-    page_cache trace
-    units telemetry selection dtypes layout index write_plan read_plan options rendering
-    placement device_plan chips selftest_report budget manifest
+    sources.strided sources.protobuf page_cache trace
+    units telemetry selection dtypes layout index write_plan export_plan read_plan options
+    rendering placement device_plan chips selftest_report budget manifest
     input_file strategy partitions checkpoint_files reading engine tensors loading
     runtime_library acl_library cuda_library gds accelerator npu cuda devices pool staging machine
     device_loading streaming fill checkpoint trial
     selftest_steps
     bench.pipeline bench.candidates bench.timeline bench.cache_state bench.contenders
     bench.raw_reads bench.in_turn bench.rates bench.subject bench.judgement bench.tuning
-    sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
-    sources.torch_zip sources.stored truth
+    sources.base sources.limits sources.pickles sources.folder sources.kinds sources.zips
+    sources.ranges sources.torch_tensors sources.live sources.safetensors sources.torch_zip
+    sources.sllm sources.npz sources.gguf sources.dcp_metadata sources.dcp sources.mindspore
+    sources.stored truth
     sources.repository sources.huggingface sources.modelscope sources.blocks sources.streamed
     sources.hub sources.choose sources
     target writer confirming conversion selftest_model comparison verification exporting
@@ -49,9 +51,9 @@ PURE = [
     "errors", "problems", "stats", "units", "selection", "dtypes", "layout", "index", "write_plan",
     "read_plan", "options", "rendering", "acl_codes", "cuda_codes", "code_hints", "placement",
     "device_plan", "device_errors",
-    "chips", "selftest_report", "bench.pipeline", "bench.candidates", "bench.page_style",
-    "bench.page_timeline", "bench.page_words", "bench.page_bars", "bench.page_tracks",
-    "bench.page_tables", "bench.page",
+    "chips", "selftest_report", "export_plan", "bench.pipeline", "bench.candidates",
+    "bench.page_style", "bench.page_timeline", "bench.page_words", "bench.page_bars",
+    "bench.page_tracks", "bench.page_tables", "bench.page",
     "cann_files", "doctor.versions", "doctor.numbers", "doctor.smi",
     "hub_address", "budget", "manifest",
 ]  # fmt: skip
@@ -70,7 +72,8 @@ PLACES = {
     "yaml": {"manifest"},
     "ray": {"batch_ray"},
     "peft": {"saving"},
-    "torch": {"dtypes"},
+    "torch": {"dtypes", "sources.dcp"},
+    "gguf": {"sources.gguf"},
     "torch_npu": {"npu"},
     "safetensors": {"sources.safetensors", "bench.contenders"},
     "huggingface_hub": {"sources.huggingface"},
