@@ -189,17 +189,17 @@ def _contender(bench: Bench, name: str, rival: Contender, load: Load) -> Measure
 def _safetensors(subject: Subject, source: str | None) -> Iterator[list[str]]:
     """Files with the same tensors for other loaders."""
     from ckptfmt.exporting import export  # noqa: PLC0415
-    from ckptfmt.sources.folder import find_weights  # noqa: PLC0415
+    from ckptfmt.sources.kinds import weights_in  # noqa: PLC0415
 
     if source is not None:
-        yield [os.path.join(source, file) for file in find_weights(source).files]
+        yield [os.path.join(source, file) for file in weights_in(source).files]
         return
     path = subject.checkpoint.path
     parent = tempfile.mkdtemp(prefix=".bench-", dir=os.path.dirname(os.path.abspath(path)))
     try:
         folder = os.path.join(parent, "safetensors")
         export(path, folder)
-        yield [os.path.join(folder, file) for file in find_weights(folder).files]
+        yield [os.path.join(folder, file) for file in weights_in(folder).files]
     finally:
         shutil.rmtree(parent, ignore_errors=True)
 

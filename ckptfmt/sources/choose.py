@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from ckptfmt import layout
-from ckptfmt.errors import HubError, NotFoundError, OptionError, SourceError
+from ckptfmt.errors import HubError, NotFoundError, OptionError
 from ckptfmt.hub_address import HubAddress, parse_address
 from ckptfmt.options import HubOptions
 from ckptfmt.sources.base import Source
-from ckptfmt.sources.folder import Weights, index_weights, sidecars_below
+from ckptfmt.sources.folder import Weights, index_weights, refuse_missing, sidecars_below
 from ckptfmt.sources.kinds import FOLDER_MARKS, KNOWN, file_kind, weights_in
 from ckptfmt.sources.live import is_live, live_source
 
@@ -99,13 +99,7 @@ def hub_address(source: Any, hub: HubOptions) -> HubAddress | None:
 def _open_weights(folder: str, weights: Weights, *, with_sidecars: bool) -> Source:
     opened = _open_kind(folder, weights.kind, weights.files)
     try:
-        names = {name for spec in opened.tensors for name in spec.names}
-        for name, file in weights.expected.items():
-            if name not in names:
-                raise SourceError(
-                    f"{folder}: the index promises tensor {name!r} in {file}, which lacks it",
-                    hint="the files are of different versions: fetch them again",
-                )
+        refuse_missing(folder, opened.tensors, weights.expected)
         if with_sidecars:
             taken = {file.name for file in opened.description.files}
             found = sidecars_below(folder, taken)

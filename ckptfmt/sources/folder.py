@@ -47,56 +47,6 @@ class Weights:
     expected: dict[str, str]  # tensor name to file, where an index tells
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which files are the weights, by their names: an index, or the files themselves."""
-
-    kind: str
-    index: str
-    files: tuple[str, ...]
-
-
-def choose_weights(where: str, names: list[str]) -> Choice | None:
-    """Choose by names alone: safetensors before torch, an index before a guess.
-
-    Raises
-    ------
-    SourceError
-        Several sets of weights, or a shard that is missing.
-    """
-    for kind, suffixes, default in (
-        ("safetensors", (".safetensors",), "model.safetensors"),
-        ("torch", (".bin", ".pt", ".pth"), "pytorch_model.bin"),
-    ):
-        indexes = [n for n in names if n.endswith(tuple(f"{s}.index.json" for s in suffixes))]
-        if indexes:
-            return Choice(kind, the_one(where, indexes, f"{default}.index.json"), ())
-        files = [n for n in names if n.endswith(suffixes) and not NOT_WEIGHTS.fullmatch(n)]
-        if files:
-            chosen = [default] if default in files else shards(where, files)
-            return Choice(kind, "", tuple(chosen))
-    return None
-
-
-def find_weights(folder: str) -> Weights:
-    """Choose the weights of a folder, which must be there.
-
-    Raises
-    ------
-    SourceError
-        No weights, several sets of them, or a shard that is missing.
-    """
-    names = sorted(n for n in os.listdir(folder) if is_file_or_gone(os.path.join(folder, n)))
-    choice = choose_weights(folder, names)
-    if choice is None:
-        raise _no_weights(folder, names)
-    for name in (choice.index, *choice.files):
-        refuse_broken_link(os.path.join(folder, name))
-    if choice.index:
-        return index_weights(folder, choice.kind, choice.index)
-    return Weights(choice.kind, choice.files, {})
-
-
 def is_file_or_gone(path: str) -> bool:
     """Whether it is a file, or a link to one that is gone: to be missed, not to be passed over."""
     return os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path))
@@ -141,7 +91,7 @@ def index_weights(folder: str, kind: str, name: str) -> Weights:
 def weight_map(path: str, where: str) -> dict[str, str]:
     """Read a weight index: the file of each tensor, all of them beside it."""
     try:
-        found = msgspec.json.decode(read_index(path), type=_WeightIndex).weight_map
+        found = msgspec.json.decode(read_index(path, where), type=_WeightIndex).weight_map
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SourceError(f"{where}: not a weight index: {error}") from error
     if not found:
@@ -185,7 +135,8 @@ def shards(folder: str, files: list[str]) -> list[str]:
     return wanted
 
 
-def _no_weights(folder: str, names: list[str]) -> SourceError:
+def no_weights(folder: str, names: list[str]) -> SourceError:
+    """What to say of such a folder: where weights are, and what others are in it."""
     below = sorted(
         entry.name
         for entry in os.scandir(folder)
@@ -241,7 +192,7 @@ def sidecars_below(folder: str, taken: Collection[str]) -> tuple[list[Sidecar], 
                     walk(full, relative + "/")
             elif relative in taken:
                 continue
-            elif name.endswith((*WEIGHT_SUFFIXES, ".index.json")) or WEIGHT_NAMES.fullmatch(name):
+            elif is_weights(name):
                 left_out.append(relative)
             elif os.path.isfile(full):
                 sidecars.append(Sidecar(full, relative))
@@ -251,6 +202,11 @@ def sidecars_below(folder: str, taken: Collection[str]) -> tuple[list[Sidecar], 
 
     walk(folder, "")
     return sidecars, left_out
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file without its folder is named as weights or their index are, in any format."""
+    return name.endswith((*WEIGHT_SUFFIXES, ".index.json")) or bool(WEIGHT_NAMES.fullmatch(name))
 
 
 def is_checkpoint(path: str) -> bool:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from ckptfmt.errors import HubError, SourceError, failing_as
 from ckptfmt.sources.base import Sidecar, SourceFile
 from ckptfmt.sources.blocks import begun_sum, check_sum
-from ckptfmt.sources.folder import Weights, weight_map
+from ckptfmt.sources.folder import Weights, refuse_missing, weight_map
+from ckptfmt.sources.kinds import file_kind
+from ckptfmt.sources.limits import refuse_large
 from ckptfmt.sources.repository import choose_files
 from ckptfmt.sources.streamed import StreamedSource
 
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 #: Files fetched at once; a client may divide each of them further.
 FETCHERS = 4
 _COPY_NBYTES = 4 << 20
-#: That of a million tensors with long names is smaller.
-MAX_WEIGHT_INDEX_NBYTES = 128 << 20
 
 
 def open_hub(
@@ -67,7 +67,7 @@ def open_hub(
         paths = _fetch_all(repository, needed.sidecars)
         description = opened.description
         description.sidecars = [Sidecar(paths[s.name], s.name) for s in needed.sidecars]
-        description.left_out = needed.left_out
+        description.left_out += needed.left_out
         if not options.stream:
             repository.close()
     except BaseException:
@@ -97,9 +97,10 @@ def _fetched(
     names = tuple(file.name for file in weights)
     # All of them lie in the client's folder of this revision.
     folder = paths[names[0]].removesuffix(names[0]).rstrip("/")
-    opened = open_weights(folder, Weights(needed.kind, names, expected))
+    kind = needed.kind or file_kind(paths[names[0]])
+    opened = open_weights(folder, Weights(kind, needed.files or names, expected))
     opened.description.files = [SourceFile(file.name, file.nbytes, 0) for file in weights]
-    opened.description.provenance = _provenance(repository, weights)
+    opened.description.provenance |= _provenance(repository, weights)
     return opened
 
 
@@ -111,20 +112,9 @@ def _streamed(repository: Repository, needed: Needed) -> Source:
         )
     weights, expected = _weights(repository, needed)
     opened = StreamedSource(repository, weights)
-    refuse_missing(str(repository.address), opened, expected)
+    refuse_missing(str(repository.address), opened.tensors, expected)
     opened.description.provenance = _provenance(repository, weights)
     return opened
-
-
-def refuse_missing(where: str, opened: Source, expected: dict[str, str]) -> None:
-    """Refuse files that lack a tensor which the weight index promises."""
-    names = {name for spec in opened.tensors for name in spec.names}
-    for name, file in expected.items():
-        if name not in names:
-            raise SourceError(
-                f"{where}: the index promises tensor {name!r} in {file}, which lacks it",
-                hint="the files are of different versions: fetch them again",
-            )
 
 
 def _weights(
@@ -134,10 +124,7 @@ def _weights(
     if needed.index is None:
         return needed.weights, {}
     where = f"{repository.address}: {needed.index.name}"
-    if needed.index.nbytes > MAX_WEIGHT_INDEX_NBYTES:
-        raise SourceError(
-            f"{where}: {needed.index.nbytes} bytes, at most {MAX_WEIGHT_INDEX_NBYTES} are read"
-        )
+    refuse_large(where, needed.index.nbytes)
     path = _fetch_all(repository, [needed.index])[needed.index.name]
     expected = weight_map(path, where)
     listed = {file.name: file for file in repository.files}

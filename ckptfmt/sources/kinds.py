@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 
 from ckptfmt.errors import SourceError, failing_as
 from ckptfmt.sources.folder import (
     NOT_WEIGHTS,
     Weights,
-    find_weights,
+    index_weights,
     is_file_or_gone,
+    no_weights,
     refuse_broken_link,
     shards,
     the_one,
@@ -27,9 +29,44 @@ FILE_SUFFIXES = {
 KNOWN = (
     "give a folder with weights, or a .safetensors, .bin, .pt, .pth, .ckpt, .gguf or .npz file"
 )
-#: Of a folder with several kinds of files, these are taken.
-_FIRST = (*FILE_SUFFIXES["safetensors"], *FILE_SUFFIXES["torch"])
+#: Of a folder with several kinds of files, these are taken, in this order.
+_DEFAULTS = {"safetensors": "model.safetensors", "torch": "pytorch_model.bin"}
 _RANK = re.compile(r"rank_\d+")
+#: The files of a format that is a folder.
+_PARTS = {
+    "sllm": re.compile(r"tensor\.data_\d+|tensor_index\.json"),
+    "dcp": re.compile(r"(__\d+)?\.metadata|.*\.distcp"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which files are the weights, by their names.
+
+    Attributes
+    ----------
+    kind : str
+        Of the source; empty where only what is in the file tells.
+    index : str
+        A weight index, which names the files; else empty.
+    files : tuple of str
+        The files; of a format that is a folder, the one which names the others.
+    """
+
+    kind: str
+    index: str
+    files: tuple[str, ...]
+
+    def parts(self, names: list[str]) -> list[str]:
+        """All files that hold tensors, of those there are; without those of an index."""
+        if self.kind not in _PARTS:
+            return list(self.files)
+        folder = os.path.dirname(self.files[0])
+        return [
+            name for name in names
+            if os.path.dirname(name) == folder
+            and _PARTS[self.kind].fullmatch(os.path.basename(name))
+        ]  # fmt: skip
 
 
 def file_kind(path: str) -> str:
@@ -54,7 +91,7 @@ def file_kind(path: str) -> str:
 
 
 def weights_in(folder: str) -> Weights:
-    """Choose the weights of a folder of any kind: safetensors and torch before all others.
+    """Choose the weights of a folder.
 
     Of a format that is a folder, the one file is that which names the others.
 
@@ -64,55 +101,94 @@ def weights_in(folder: str) -> Weights:
         No weights, several sets of them, or a shard that is missing.
     """
     names = sorted(n for n in os.listdir(folder) if is_file_or_gone(os.path.join(folder, n)))
-    first = [n for n in names if n.endswith(_FIRST) and not NOT_WEIGHTS.fullmatch(n)]
-    found = _whole_folder(folder, names, first)
-    if found is None and not first and not any(n.endswith(".index.json") for n in names):
-        found = _other_files(folder, names)
-    return found or find_weights(folder)
+    below = [f"{n}/{FOLDER_MARKS['sllm']}" for n in os.listdir(folder) if _RANK.fullmatch(n)]
+    choice = choose_weights(
+        folder, names + [n for n in below if os.path.isfile(os.path.join(folder, n))]
+    )
+    if choice is None:
+        raise no_weights(folder, names)
+    for name in (choice.index, *choice.files):
+        refuse_broken_link(os.path.join(folder, name))
+    if choice.index:
+        return index_weights(folder, choice.kind, choice.index)
+    kind = choice.kind or file_kind(os.path.join(folder, choice.files[0]))
+    return Weights(kind, choice.files, {})
 
 
-def _whole_folder(folder: str, names: list[str], first: list[str]) -> Weights | None:
+def choose_weights(where: str, names: list[str]) -> Choice | None:
+    """Choose by names alone: safetensors and torch before all others, an index before a guess.
+
+    Parameters
+    ----------
+    where : str
+        A folder or repository, for messages.
+    names : list of str
+        Its files, in order; what is in folders below it counts for ranks alone.
+
+    Raises
+    ------
+    SourceError
+        Several sets of weights, or a shard that is missing.
+    """
+    beside = [n for n in names if "/" not in n]
+    suffixes = (*FILE_SUFFIXES["safetensors"], *FILE_SUFFIXES["torch"])
+    first = [n for n in beside if n.endswith(suffixes) and not NOT_WEIGHTS.fullmatch(n)]
+    found = _whole_folder(where, names, first)
+    if found is None:
+        found = _usual_files(where, beside, first)
+    return found or _other_files(where, beside)
+
+
+def _whole_folder(where: str, names: list[str], first: list[str]) -> Choice | None:
     """The folder as one checkpoint of a format that is a folder; beside other weights, neither."""
-    pieces = [n for n in names if n.endswith(".distcp")]
+    pieces = [n for n in names if n.endswith(".distcp") and "/" not in n]
     marks = {"sllm": FOLDER_MARKS["sllm"] in names, "dcp": bool(pieces)}
     kinds = [kind for kind, marked in marks.items() if marked]
     if not kinds:
-        return None if first else _one_rank(folder)
+        return None if first else _one_rank(where, names)
     found = [*(FOLDER_MARKS[kind] for kind in kinds), *first]
     if len(found) > 1:
         raise SourceError(
-            f"{folder}: holds checkpoints of several formats: {', '.join(found[:6])}",
-            hint=f"name one file: ckptfmt convert {folder}/{found[0]} TARGET",
+            f"{where}: holds checkpoints of several formats: {', '.join(found[:6])}",
+            hint=f"name one file: ckptfmt convert {where}/{found[0]} TARGET",
         )
-    return Weights(kinds[0], (found[0],), {})
+    return Choice(kinds[0], "", (found[0],))
 
 
-def _one_rank(folder: str) -> Weights | None:
+def _one_rank(where: str, names: list[str]) -> Choice | None:
     """The only rank of a model that vLLM saved with ServerlessLLM Store; several are refused."""
-    index = FOLDER_MARKS["sllm"]
+    folders = [os.path.split(n)[0] for n in names if os.path.split(n)[1] == FOLDER_MARKS["sllm"]]
     ranks = sorted(
-        (entry.name for entry in os.scandir(folder) if _RANK.fullmatch(entry.name)
-         and os.path.isfile(os.path.join(entry.path, index))),
-        key=lambda name: int(name.removeprefix("rank_")),
-    )  # fmt: skip
+        (n for n in folders if _RANK.fullmatch(n)), key=lambda n: int(n.removeprefix("rank_"))
+    )
     if not ranks:
         return None
     if ranks != ["rank_0"]:
         raise SourceError(
-            f"{folder}: holds {', '.join(ranks[:6])}, each a part of the tensors; how they are "
+            f"{where}: holds {', '.join(ranks[:6])}, each a part of the tensors; how they are "
             f"joined only the model knows",
-            hint=f"name one: ckptfmt convert {folder}/{ranks[0]} TARGET",
+            hint=f"name one: ckptfmt convert {where}/{ranks[0]} TARGET",
         )
-    return Weights("sllm", (f"rank_0/{index}",), {})
+    return Choice("sllm", "", (f"rank_0/{FOLDER_MARKS['sllm']}",))
 
 
-def _other_files(folder: str, names: list[str]) -> Weights | None:
+def _usual_files(where: str, names: list[str], first: list[str]) -> Choice | None:
+    for kind, default in _DEFAULTS.items():
+        suffixes = FILE_SUFFIXES[kind]
+        indexes = [n for n in names if n.endswith(tuple(f"{s}.index.json" for s in suffixes))]
+        if indexes:
+            return Choice(kind, the_one(where, indexes, f"{default}.index.json"), ())
+        files = [n for n in first if n.endswith(suffixes)]
+        if files:
+            return Choice(kind, "", tuple([default] if default in files else shards(where, files)))
+    return None
+
+
+def _other_files(where: str, names: list[str]) -> Choice | None:
     """The one file of another kind, or all files of a split one."""
     for suffix in (".ckpt", ".gguf", ".npz"):
         files = [n for n in names if n.endswith(suffix)]
         if files:
-            chosen = shards(folder, files) if suffix == ".gguf" else [the_one(folder, files, "")]
-            for name in chosen:
-                refuse_broken_link(os.path.join(folder, name))
-            return Weights(file_kind(os.path.join(folder, chosen[0])), tuple(chosen), {})
+            chosen = shards(where, files) if suffix == ".gguf" else [the_one(where, files, "")]
+            return Choice("", "", tuple(chosen))
     return None

@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from ckptfmt.sources.base import Description
 
 
-def read_index(path: str) -> bytes:
+def read_index(path: str, where: str = "") -> bytes:
     """Read a JSON index that has a name and another text for each tensor, or refuse it.
+
+    Parameters
+    ----------
+    path : str
+        The index.
+    where : str
+        What to call it, if that is not its path.
 
     Raises
     ------
@@ -29,11 +36,11 @@ def read_index(path: str) -> bytes:
     """
     refuse_irregular(path)
     with failing_as(path, "cannot be read"), open(path, "rb") as stream:
-        refuse_large(path, os.fstat(stream.fileno()).st_size)
+        refuse_large(where or path, os.fstat(stream.fileno()).st_size)
         data = stream.read(MAX_INDEX_NBYTES + 1)
-    refuse_large(path, len(data))
+    refuse_large(where or path, len(data))
     # Each tensor has at least two texts, so four quotes; counting them makes no objects.
-    refuse_many(path, data.count(b'"') // 4)
+    refuse_many(where or path, data.count(b'"') // 4)
     return data
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckptfmt.errors import HubError, SourceError
 from ckptfmt.retrying import Passing, file_of
-from ckptfmt.sources.folder import SKIPPED_FOLDERS, WEIGHT_SUFFIXES, choose_weights
+from ckptfmt.sources.folder import SKIPPED_FOLDERS, is_weights
+from ckptfmt.sources.kinds import choose_weights
 
 if TYPE_CHECKING:
     import threading
@@ -86,7 +87,9 @@ class Needed:
     Attributes
     ----------
     kind : str
-        ``safetensors`` or ``torch``.
+        Of the source; empty where only what is in the file tells.
+    files : tuple of str
+        As in `Weights`; empty if `index` names them.
     weights : list of RepositoryFile
         Files with tensors; empty if `index` names them.
     index : RepositoryFile or None
@@ -98,6 +101,7 @@ class Needed:
     """
 
     kind: str
+    files: tuple[str, ...]
     weights: list[RepositoryFile]
     index: RepositoryFile | None
     sidecars: list[RepositoryFile] = field(default_factory=list)
@@ -183,7 +187,7 @@ def is_plain(name: str) -> bool:
 
 
 def choose_files(where: str, files: list[RepositoryFile]) -> Needed:
-    """Choose as for a folder: safetensors before torch, an index before a guess.
+    """Choose as for a folder.
 
     Raises
     ------
@@ -191,19 +195,20 @@ def choose_files(where: str, files: list[RepositoryFile]) -> Needed:
         No weights, or several sets of them.
     """
     by_name = {file.name: file for file in files}
-    chosen = choose_weights(where, [name for name in by_name if "/" not in name])
+    names = list(by_name)
+    chosen = choose_weights(where, names)
     if chosen is None:
-        others = [name for name in by_name if name.endswith(WEIGHT_SUFFIXES)]
+        others = [name for name in names if is_weights(os.path.basename(name))]
         found = f"; found {', '.join(others[:6])}" if others else ""
-        raise SourceError(f"{where}: no safetensors or torch weights in it{found}")
+        raise SourceError(f"{where}: no weights in it that can be read{found}")
     needed = Needed(
-        chosen.kind, [by_name[name] for name in chosen.files],
+        chosen.kind, chosen.files, [by_name[name] for name in chosen.parts(names)],
         by_name[chosen.index] if chosen.index else None,
     )  # fmt: skip
     for file in files:
         if file in needed.weights or SKIPPED_FOLDERS & set(file.name.split("/")[:-1]):
             continue
-        if file.name.endswith((*WEIGHT_SUFFIXES, ".index.json")):
+        if is_weights(os.path.basename(file.name)):
             needed.left_out.append(file.name)
         else:
             needed.sidecars.append(file)

@@ -14,9 +14,9 @@ import threading
 from typing import TYPE_CHECKING
 
 from ckptfmt.errors import HubError, SourceError, failing_as
-from ckptfmt.index import MAX_TENSORS
 from ckptfmt.sources.base import Description, SourceFile
 from ckptfmt.sources.blocks import Blocks
+from ckptfmt.sources.limits import refuse_many
 from ckptfmt.sources.safetensors import SafetensorsSource
 
 if TYPE_CHECKING:
@@ -83,10 +83,7 @@ class StreamedSource:
             )
         if end > len(begin):
             begin += self._fetch_plain(file, len(begin), end - len(begin))
-        if begin[:end].count(b'"data_offsets"') > MAX_TENSORS:
-            raise SourceError(
-                f"{self.where}: {file.name}: more than the {MAX_TENSORS} tensors that are allowed"
-            )
+        refuse_many(f"{self.where}: {file.name}", begin[:end].count(b'"data_offsets"'))
         path = os.path.join(folder, file.name)
         with failing_as(path, "cannot be written"), open(path, "wb") as stream:
             stream.write(begin[:end])

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CAUSES = {
     "cut-short": "model.safetensors",
     "no-shard": "model-00002-of-00002.safetensors",
-    "nothing": "no safetensors or torch weights in it",
+    "nothing": "no weights in it that can be read",
 }
 
 

@@ -277,13 +277,19 @@ def test_names_that_lead_elsewhere_are_refused(place: Place, name: str) -> None:
 def test_more_tensors_than_a_checkpoint_may_have_are_refused(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ckptfmt.sources import hub, streamed
+    from ckptfmt.sources import limits
 
-    monkeypatch.setattr(streamed, "MAX_TENSORS", 3)
+    index = "model.safetensors.index.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(limits, "MAX_INDEX_NBYTES", 100)
+        found = str(place.failing())
+        assert f"{place.address}: {index}: an index of 680 bytes, at most 100 can be" in found
+    monkeypatch.setattr(limits, "MAX_TENSORS", 3)
+    found = str(place.failing())
+    assert f"{place.address}: {index}: lists 13 tensors, at most 3 can be stored" in found
+    del place.hub.repositories["org/model"][index]
     error = place.failing(stream=True)
-    assert f"{SHARDS[0]}: more than the 3 tensors that are allowed" in str(error)
-    monkeypatch.setattr(hub, "MAX_WEIGHT_INDEX_NBYTES", 100)
-    assert "680 bytes, at most 100 are read" in str(place.failing())
+    assert f"{SHARDS[0]}: lists 4 tensors, at most 3 can be stored" in str(error)
     assert place.hub.count("/storage/") <= 2
 
 
