@@ -88,6 +88,7 @@ class Judgement:
 def judge(
     tried: Sequence[Candidate],
     reads: Mapping[tuple[object, ...], Measurement],
+    together: Sequence[Measurement],
     checksums: Sequence[Measurement],
     links: Sequence[Measurement],
     load: Measurement,
@@ -103,6 +104,8 @@ def judge(
         The settings as they are, then the others.
     reads : mapping
         Reads alone, by ``Candidate.reads``.
+    together : sequence of Measurement
+        Reads as they are with checksums, or nothing.
     checksums, links : sequence of Measurement
         One for each number of threads; one for each size, pinned ones and others.
     load : Measurement
@@ -119,11 +122,16 @@ def judge(
     def rates(candidate: Candidate) -> Rates:
         mine, alone = reads[candidate.reads], reads[candidate.alone().reads]
         busy = min(candidate.way.threads, processors)
-        # Processors that share a core or memory are slower together than each alone.
-        sums = min(checksums, key=lambda one: abs(int(str(one.params["threads"])) - busy))
+        if together and not candidate.way.overlaps:
+            more = together[0].median() - reads[base.reads].median()
+            summing = max(0.0, more) * min(base.way.threads, processors)
+        else:
+            # Processors that share a core or memory are slower together than each alone.
+            sums = min(checksums, key=lambda one: abs(int(str(one.params["threads"])) - busy))
+            summing = sums.median() * int(str(sums.params["threads"]))
         return Rates(
             read=mine.median(), read_cpu=mine.median("cpu_seconds"), read_alone=alone.median(),
-            checksum=sums.median() * int(str(sums.params["threads"])),
+            checksum=summing,
             link=_link(pinned, candidate), processors=processors,
             cached=cached and not candidate.way.direct,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Reads of a checkpoint's own files and nothing else: what the disk or the page cache gives."""
+"""Reads of a checkpoint's own files, going nowhere: what the disk or the page cache gives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from ckptfmt import engine
 from ckptfmt.loading import allocate, describer
 from ckptfmt.read_plan import ReadPlan, compact_addresses, plan_read
-from ckptfmt.reading import Reading
+from ckptfmt.reading import Reading, Scan
 
 if TYPE_CHECKING:
     from ckptfmt._core import Memory
@@ -69,8 +69,8 @@ class RawReads:
         self.fresh = fresh
         self._held: Memory | None = None
 
-    def run(self, options: LoadOptions) -> Sample:
-        """Read in this way, once.
+    def run(self, options: LoadOptions, *, verify: bool = False) -> Sample:
+        """Read in this way, once; with `verify` compare checksums, too.
 
         What was read into before is released only now: what a virtual machine has just freed, its
         host has not taken back yet.
@@ -83,9 +83,12 @@ class RawReads:
         )  # fmt: skip
         plan = self._first(plan)
         self._held = None
-        memory = self._held = self._place(plan, options)
+        # Into slots that all share, what one worker verifies another might be reading into.
+        scan = Scan.of(plan) if verify and not self.fresh else None
+        if scan is None:
+            self._held = self._place(plan, options)
         reading = Reading(
-            plan, self.files.partitions, options, False, describer(self.files), memory
+            plan, self.files.partitions, options, verify, describer(self.files), self._held, scan
         )
         before, began = cpu_seconds(), time.perf_counter()
         stats = engine.run(reading)
@@ -111,7 +114,7 @@ class RawReads:
             ops["address"] += memory.address
             return memory
         slot_nbytes = int(ops["room"].max() + 4095) // 4096 * 4096
-        slots = min(len(ops), 4 * options.depth * max(options.threads, 1))
+        slots = max(1, min(len(ops), options.pool_nbytes // slot_nbytes))
         memory = allocate(slots * slot_nbytes)
         ops["address"] = memory.address + np.arange(len(ops)) % slots * slot_nbytes
         memory.populate(0, memory.nbytes // 4096 * 4096)

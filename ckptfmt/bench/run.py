@@ -61,8 +61,14 @@ class Bench:
         The settings as they are, then others.
     reads : dict
         Measurements of reads alone, by what decides about them.
-    checksum, memory, link, load, others : Measurement
-        Of the stages, the load, and other loaders.
+    together : list of Measurement
+        Reads as they are with checksums, if the load has any and a thread does one after the other.
+    checksums, memory, links : list of Measurement
+        Of the other stages.
+    load : Measurement
+        Of the load.
+    others : list of Measurement
+        Of other loaders.
     """
 
     subject: Subject
@@ -71,6 +77,7 @@ class Bench:
     tried: list[Candidate]
     load: Measurement
     reads: dict[tuple[object, ...], Measurement] = field(default_factory=dict)
+    together: list[Measurement] = field(default_factory=list)
     checksums: list[Measurement] = field(default_factory=list)
     memory: list[Measurement] = field(default_factory=list)
     links: list[Measurement] = field(default_factory=list)
@@ -79,7 +86,9 @@ class Bench:
     @property
     def ceilings(self) -> list[Measurement]:
         """All but the loads."""
-        return [*self.reads.values(), *self.checksums, *self.memory, *self.links]
+        return [
+            *self.reads.values(), *self.together, *self.checksums, *self.memory, *self.links
+        ]  # fmt: skip
 
 
 def run(
@@ -162,8 +171,10 @@ def run(
         for name, rival in rivals.items():
             bench.others.append(_contender(bench, name, rival, rival.prepare(forms, subject.name)))
         measure([bench.load, *bench.others, *bench.ceilings], repeat, prepare, listener)
-        judged = judge(bench.tried, bench.reads, bench.checksums, bench.links, bench.load,
-                       subject.read_nbytes, cached=state == "warm")  # fmt: skip
+        judged = judge(
+            bench.tried, bench.reads, bench.together, bench.checksums, bench.links, bench.load,
+            subject.read_nbytes, cached=state == "warm",
+        )  # fmt: skip
         best = None
         if tune:
             best = Tuner(subject, repeat, prepare, listener).tune(bench.tried, judged.gains)
@@ -249,6 +260,19 @@ def _add_reads(bench: Bench) -> None:
                 "depth": way.depth, "op_nbytes": way.op_nbytes,
             },
         )  # fmt: skip
+
+
+    base = bench.tried[0]
+    if base.way.verify and not base.way.overlaps:
+        one = bench.reads[base.reads]
+        options = replace(
+            base.options, threads=base.way.threads,
+            reads="direct" if base.way.direct else "buffered",
+        )  # fmt: skip
+        bench.together.append(Measurement(
+            "reads-verified", f"{one.what}, with checksums", one.kind,
+            partial(reads.run, options, verify=True), params={**one.params, "verify": True},
+        ))  # fmt: skip
 
 
 def _add_rates(bench: Bench) -> None:

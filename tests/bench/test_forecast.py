@@ -111,13 +111,13 @@ def test_one_slow_thread_is_named_before_the_disk() -> None:
         reads[candidate.reads] = _measured(str(candidate.reads), "disk", rate)
     checksums = [_measured(f"c{n}", "checksum", 4.5 * n, threads=n) for n in (1, 2)]
     load = _measured("load", "load", 0.45)
-    found = judge(tried, reads, checksums, [], load, GB, cached=False)
+    found = judge(tried, reads, [], checksums, [], load, GB, cached=False)
     assert found.limit["id"] == "threads"
     assert found.limit["what"] == "threads (1)"
     assert "CKPTFMT_THREADS=4" in found.limit["advice"]
     best = found.gains[0]
     assert (best.setting, best.value) == ("threads", "4")
-    assert best.predicted_gain == pytest.approx(2.5, rel=0.05)
+    assert best.predicted_gain == pytest.approx(2.6, rel=0.05)
 
 
 def test_a_disk_that_is_busy_is_the_limit() -> None:
@@ -128,8 +128,25 @@ def test_a_disk_that_is_busy_is_the_limit() -> None:
     }  # fmt: skip
     checksums = [_measured(f"c{n}", "checksum", 4.5 * n, threads=n) for n in (1, 2)]
     load = _measured("load", "load", 0.97)
-    found = judge(tried, reads, checksums, [], load, GB, cached=False)
+    found = judge(tried, reads, [], checksums, [], load, GB, cached=False)
     assert (found.limit["id"], found.limit["what"]) == ("disk", "the disk")
     assert found.limit["reached"] == pytest.approx(0.97)
     assert all(gain.predicted_gain < 0.05 for gain in found.gains)
     assert reads[tried[0].reads].id == found.by
+
+
+def test_what_checksums_take_is_what_reads_take_longer_with_them() -> None:
+    """Sums of bytes that are in the processor's cache may cost next to nothing, or everything."""
+    way = replace(CACHED, threads=2)
+    tried = candidates(LoadOptions(), way, processors=2, can_ring=False, can_direct=False)
+    reads = {
+        c.reads: _measured(str(c.reads), "cache", 4.0) for one in tried for c in (one, one.alone())
+    }
+    checksums = [_measured(f"c{n}", "checksum", 4.5 * n, threads=n) for n in (1, 2)]
+    for gb_s, gain in ((4.0, 0.0), (1.0, 3.0)):
+        load = _measured("load", "load", gb_s)
+        together = [_measured("reads-verified", "cache", gb_s)]
+        found = judge(tried, reads, together, checksums, [], load, GB, cached=True)
+        unverified = next(g for g in found.gains if g.setting == "verify")
+        assert unverified.predicted_gain == pytest.approx(gain, abs=0.05)
+        assert found.limit["id"] == ("checksum" if gain else "page cache")
