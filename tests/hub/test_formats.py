@@ -13,6 +13,7 @@ from tests.helpers.models import equal_bits, random_tensor
 from tests.hub.conftest import Place
 from tests.hub.server import File
 
+
 @pytest.fixture
 def beside(tmp_path: Path) -> Path:
     path = tmp_path / "repository"
