@@ -13,7 +13,7 @@ import ckptfmt
 from ckptfmt import conversion
 from tests.helpers.children import run_child, run_cli
 from tests.helpers.models import equal_bits
-from tests.hub.conftest import FOREIGN, PARTITIONS, Place, environment
+from tests.hub.places import FOREIGN, PARTITIONS, Place, environment
 from tests.hub.server import COMMIT, TOKEN, Fault
 
 SHARDS = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]

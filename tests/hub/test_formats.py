@@ -10,7 +10,7 @@ import torch
 import ckptfmt
 from tests.helpers.formats import FORMATS
 from tests.helpers.models import equal_bits, random_tensor
-from tests.hub.conftest import Place
+from tests.hub.places import Place
 from tests.hub.server import File
 
 

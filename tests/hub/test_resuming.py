@@ -14,7 +14,7 @@ import pytest
 import ckptfmt
 from tests.helpers.children import run_child
 from tests.helpers.models import random_tensor, write_folder
-from tests.hub.conftest import FOREIGN, PARTITIONS, Place, environment
+from tests.hub.places import FOREIGN, PARTITIONS, Place, environment
 from tests.hub.server import Fault, File
 
 #: Killed as soon as a shard's sum was right, or as soon as so many partitions are noted as done.

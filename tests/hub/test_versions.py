@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 def test_the_other_major_version_of_huggingface_hub(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="needs the extra [hub]")
     major = int(version("huggingface_hub").partition(".")[0])
     wanted, other = ("huggingface_hub<2", 1) if major > 1 else ("huggingface_hub>=2", 2)
     done = subprocess.run(
