@@ -152,6 +152,25 @@ class TargetExistsError(FileError, FileExistsError):
     """The target of a conversion is already there, or another conversion is writing it."""
 
 
+class HubError(CkptError, ConnectionError):
+    """A hub cannot be reached, refuses, or sends other bytes than it publishes.
+
+    Attributes
+    ----------
+    file : str
+        The file concerned, as its repository names it; empty if it is none.
+    status : int
+        The HTTP status that the hub answered with; 0 if there is none.
+    """
+
+    def __init__(
+        self, message: str, *, file: str = "", status: int = 0, hint: str | None = None
+    ) -> None:
+        CkptError.__init__(self, message, hint=hint)
+        self.file = file
+        self.status = status
+
+
 class DeviceError(CkptError, RuntimeError):
     """An accelerator, its runtime or its library failed or is not there.
 
@@ -180,7 +199,7 @@ def failing_as(path: str, doing: str) -> Iterator[None]:
     """Turn a system's error into one that says which file and what was being done."""
     try:
         yield
-    except FileError:
+    except CkptError:  # it says so already
         raise
     except OSError as error:
         code = error.errno or errno.EIO

@@ -43,8 +43,39 @@ class Weights:
     expected: dict[str, str]  # tensor name to file, where an index tells
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which files are the weights, by their names: an index, or the files themselves."""
+
+    kind: str
+    index: str
+    files: tuple[str, ...]
+
+
+def choose_weights(where: str, names: list[str]) -> Choice | None:
+    """Choose by names alone: safetensors before torch, an index before a guess.
+
+    Raises
+    ------
+    SourceError
+        Several sets of weights, or a shard that is missing.
+    """
+    for kind, suffixes, default in (
+        ("safetensors", (".safetensors",), "model.safetensors"),
+        ("torch", (".bin", ".pt", ".pth"), "pytorch_model.bin"),
+    ):
+        indexes = [n for n in names if n.endswith(tuple(f"{s}.index.json" for s in suffixes))]
+        if indexes:
+            return Choice(kind, _the_one(where, indexes, f"{default}.index.json"), ())
+        files = [n for n in names if n.endswith(suffixes) and not NOT_WEIGHTS.fullmatch(n)]
+        if files:
+            chosen = [default] if default in files else _shards(where, files)
+            return Choice(kind, "", tuple(chosen))
+    return None
+
+
 def find_weights(folder: str) -> Weights:
-    """Choose the weights of a folder: safetensors before torch, an index before a guess.
+    """Choose the weights of a folder, which must be there.
 
     Raises
     ------
@@ -52,22 +83,14 @@ def find_weights(folder: str) -> Weights:
         No weights, several sets of them, or a shard that is missing.
     """
     names = sorted(n for n in os.listdir(folder) if _is_file_or_gone(os.path.join(folder, n)))
-    for kind, suffixes, default in (
-        ("safetensors", (".safetensors",), "model.safetensors"),
-        ("torch", (".bin", ".pt", ".pth"), "pytorch_model.bin"),
-    ):
-        indexes = [n for n in names if n.endswith(tuple(f"{s}.index.json" for s in suffixes))]
-        if indexes:
-            name = _the_one(folder, indexes, f"{default}.index.json")
-            _refuse_broken_link(os.path.join(folder, name))
-            return index_weights(folder, kind, name)
-        files = [n for n in names if n.endswith(suffixes) and not NOT_WEIGHTS.fullmatch(n)]
-        if files:
-            chosen = [default] if default in files else _shards(folder, files)
-            for name in chosen:
-                _refuse_broken_link(os.path.join(folder, name))
-            return Weights(kind, tuple(chosen), {})
-    raise _no_weights(folder, names)
+    choice = choose_weights(folder, names)
+    if choice is None:
+        raise _no_weights(folder, names)
+    for name in (choice.index, *choice.files):
+        _refuse_broken_link(os.path.join(folder, name))
+    if choice.index:
+        return index_weights(folder, choice.kind, choice.index)
+    return Weights(choice.kind, choice.files, {})
 
 
 def _is_file_or_gone(path: str) -> bool:
@@ -97,19 +120,8 @@ def _the_one(folder: str, names: list[str], default: str) -> str:
 def index_weights(folder: str, kind: str, name: str) -> Weights:
     """The files that a weight index (``….index.json``) names; all must be there."""
     path = os.path.join(folder, name)
-    try:
-        with open(path, "rb") as stream:
-            weight_map = msgspec.json.decode(stream.read(), type=_WeightIndex).weight_map
-    except OSError as error:
-        raise FileError(error.errno or errno.EIO, "cannot be read", path) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: not a weight index: {error}") from error
-    if not weight_map:
-        raise SourceError(f"{path}: lists no tensor")
-    files = sorted(set(weight_map.values()))
-    for file in files:
-        if os.path.basename(file) != file or file in ("", ".", ".."):
-            raise SourceError(f"{path}: names {file!r}, which is outside its folder")
+    expected = weight_map(path, path)
+    files = sorted(set(expected.values()))
     missing = [f for f in files if not os.path.isfile(os.path.join(folder, f))]
     if missing:
         raise SourceError(
@@ -117,7 +129,24 @@ def index_weights(folder: str, kind: str, name: str) -> Weights:
             + (f" ({len(missing)} of {len(files)} files are missing)" if len(missing) > 1 else ""),
             hint="the download is incomplete: fetch the missing files",
         )
-    return Weights(kind, tuple(files), weight_map)
+    return Weights(kind, tuple(files), expected)
+
+
+def weight_map(path: str, where: str) -> dict[str, str]:
+    """Read a weight index: the file of each tensor, all of them beside it."""
+    try:
+        with open(path, "rb") as stream:
+            found = msgspec.json.decode(stream.read(), type=_WeightIndex).weight_map
+    except OSError as error:
+        raise FileError(error.errno or errno.EIO, "cannot be read", path) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SourceError(f"{where}: not a weight index: {error}") from error
+    if not found:
+        raise SourceError(f"{where}: lists no tensor")
+    for file in set(found.values()):
+        if os.path.basename(file) != file or file in ("", ".", ".."):
+            raise SourceError(f"{where}: names {file!r}, which is outside its folder")
+    return found
 
 
 def _shards(folder: str, files: list[str]) -> list[str]:

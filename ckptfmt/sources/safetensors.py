@@ -50,7 +50,7 @@ class SafetensorsSource:
         self._cold: list[bool] = []
         self._direct_fds: list[int] = []  # -1 where there are no direct reads, or a cached file
         self._unaligned = UnalignedReads()
-        self._where: list[tuple[int, int]] = []  # of each tensor: file, offset
+        self.places: list[tuple[int, int]] = []  # of each tensor: file, offset
         seen: dict[str, str] = {}
         try:
             for file in files:
@@ -85,11 +85,11 @@ class SafetensorsSource:
                 raise SourceError(f"{path}: tensor {name!r} has the unknown dtype {tensor.dtype!r}")
             seen[name] = file
             self.tensors.append(TensorSpec((name,), tensor.dtype, tensor.shape))
-            self._where.append((number, data_start + tensor.data_offsets[0]))
+            self.places.append((number, data_start + tensor.data_offsets[0]))
 
     def read_into(self, tensor: int, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of a tensor on."""
-        number, offset = self._where[tensor]
+        number, offset = self.places[tensor]
         fd, direct_fd = self._fds[number], self._direct_fds[number]
         try:
             if direct_fd >= 0:

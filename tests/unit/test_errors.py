@@ -14,6 +14,7 @@ from ckptfmt.errors import (
     CkptError,
     FileError,
     FormatError,
+    HubError,
     NotFoundError,
     TargetExistsError,
 )
@@ -25,9 +26,10 @@ ALL = [
 ]
 MADE = [
     *(kind("what: found, expected", hint="do this")
-      for kind in ALL if not issubclass(kind, OSError)),
+      for kind in ALL if not issubclass(kind, FileError)),
     *(kind(errno.ENOSPC, "cannot be written", "a/b", hint="free space")
-      for kind in ALL if issubclass(kind, OSError)),
+      for kind in ALL if issubclass(kind, FileError)),
+    HubError("m", file="model.safetensors", status=503, hint="h"),
     ChecksumError("m", tensor="t", partition="p", offset=4096, nbytes=7, hint="h"),
 ]  # fmt: skip
 
