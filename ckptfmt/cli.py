@@ -15,6 +15,7 @@ import click
 
 from ckptfmt.cli_devices import load, selftest
 from ckptfmt.errors import CkptError, OptionError
+from ckptfmt.hub_address import HUBS
 from ckptfmt.rendering import printable
 from ckptfmt.terminal import JSON, Progress, checked_cast, count, say
 from ckptfmt.units import format_nbytes, format_rate
@@ -71,9 +72,17 @@ main.add_command(selftest)
 @click.option("--resume", is_flag=True,
               help="Go on with an unfinished conversion, with --force too.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--from", "hub", type=click.Choice(list(HUBS)),
+              help="SOURCE is ORG/NAME on this hub.")  # fmt: skip
+@click.option("--revision", help="Of a repository: branch, tag or commit.")
+@click.option("--token", help="To log in at the hub; else its client's own log-in counts.")
+@click.option("--stream", is_flag=True,
+              help="Convert a repository's files as they come, and keep none.")  # fmt: skip
 @JSON
 def convert(source: str, target: str, as_json: bool, dry_run: bool, **options: Any) -> None:
     """Convert SOURCE, a folder or file of weights, to the checkpoint TARGET.
+
+    SOURCE may be on a hub: ORG/NAME, hf://ORG/NAME or ms://ORG/NAME.
 
     Example: ckptfmt convert Qwen2.5-3B-Instruct qwen.ckpt --dtype fp16
     """

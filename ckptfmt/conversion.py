@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ckptfmt import dtypes, index, layout
+from ckptfmt.confirming import Confirming
 from ckptfmt.errors import FileError, FormatError, NotFoundError, SourceError
 from ckptfmt.index import Index
-from ckptfmt.options import DEFAULT_PARTITION_NBYTES, DEFAULT_WORKERS, ConvertOptions
+from ckptfmt.options import (
+    DEFAULT_PARTITION_NBYTES,
+    DEFAULT_WORKERS,
+    ConvertOptions,
+    HubOptions,
+)
 from ckptfmt.selection import matcher
 from ckptfmt.sources import open_source
 from ckptfmt.sources.folder import refuse_collisions
@@ -80,6 +86,10 @@ def convert(
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,
+    hub: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    stream: bool = False,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Convert a checkpoint, or store a live module.
@@ -87,8 +97,9 @@ def convert(
     Parameters
     ----------
     source : path-like, torch.nn.Module, or dict of str to Tensor
-        A folder or file of safetensors or zipped torch weights, a format-1 checkpoint, or a live
-        object, whose tensors must not change meanwhile.
+        A folder or file of safetensors or zipped torch weights, a format-1 checkpoint, a repository
+        on a hub (``hf://ORG/NAME``, ``ms://ORG/NAME``, or ``ORG/NAME`` if there is no such path),
+        or a live object, whose tensors must not change meanwhile.
     target : path-like
         The folder to be made.
     dtype : str
@@ -105,7 +116,15 @@ def convert(
     resume : bool
         Go on with an unfinished conversion of the same source with the same options.
     dry_run : bool
-        Plan only; nothing is written.
+        Plan only; nothing is written to the target.
+    hub : str, optional
+        ``huggingface`` or ``modelscope``: the source is a repository there.
+    revision : str, optional
+        Branch, tag or commit of the repository.
+    token : str, optional
+        To log in at the hub; otherwise its client's own log-in counts.
+    stream : bool
+        Convert the repository's files as they come, and keep none of them.
     progress : callable, optional
         Called with bytes done and bytes in all, from this thread.
 
@@ -134,15 +153,26 @@ def convert(
         force=force,
         resume=resume,
     )
-    opened = open_source(source)
+    opened = open_source(
+        source, HubOptions(hub=hub, revision=revision, token=token, stream=stream)
+    )
     try:
-        name = os.path.basename(os.path.abspath(source)) if opened.description.files else ""
+        name = _name(source, opened)
         conversion = Conversion(opened, name, os.fspath(target), options)
         if dry_run:
             return conversion.report
         return conversion.run(progress)
     finally:
         opened.close()
+
+
+def _name(source: Any, opened: Source) -> str:
+    """What provenance calls the source; a live object has no name."""
+    description = opened.description
+    if not description.files:
+        return ""
+    named: str = description.provenance.get("repository") or os.path.abspath(source)
+    return os.path.basename(named)
 
 
 def _patterns(given: str | Iterable[str]) -> tuple[str, ...]:
@@ -236,16 +266,22 @@ class Conversion:
         with Target(self.target, force=self.options.force) as target:
             done = target.begin(identity, resume=self.options.resume)
             self._check_space(target, done)
-            state = State(identity, list(done))
 
-            def on_done(number: int) -> None:
-                state.done.append(number)
-                target.write_state(state)
+            def note(numbers: list[int]) -> None:
+                target.write_state(State(identity, list(numbers)))
 
-            writer = Writer(self.plan, self.chosen, self.chosen.stored, target, on_done)
+            writer = Writer(self.plan, self.chosen, self.chosen.stored, target)
             for number in done:
                 writer.take_up(number)
-            writer.run(set(done), self.options.workers, progress)
+            confirming = Confirming(self.plan, self.chosen, done, note)
+            try:
+                writer.run(
+                    set(done), self.options.workers, progress,
+                    on_done=confirming.on_written, on_stop=confirming.stop,
+                )  # fmt: skip
+                confirming.finish()
+            finally:
+                confirming.stop()
             checkpoint_id = self._checkpoint_id(writer)
             writer.write_headers(checkpoint_id)
             for sidecar in self.source.description.sidecars:
@@ -270,7 +306,14 @@ class Conversion:
                 "a live object cannot be resumed: nothing tells whether it changed",
                 hint="use force=True to begin anew",
             )
-        return {"tool": VERSION, "source": files, "options": self.options.content()}
+        identity: dict[str, object] = {
+            "tool": VERSION, "source": files, "options": self.options.content(),
+        }  # fmt: skip
+        origin = self.source.description.provenance
+        if "repository" in origin:
+            # The client's cache may be another one, with other times.
+            identity |= {key: origin[key] for key in ("hub", "repository", "commit")}
+        return identity
 
     def _check_space(self, target: Target, done: list[int]) -> None:
         """Refuse before writing what the disk cannot hold."""

@@ -6,7 +6,7 @@ An argument beats the environment beats the default.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal, cast
 
 from ckptfmt import dtypes, layout
@@ -77,6 +77,32 @@ class ConvertOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HubOptions:
+    """How to get at a repository on a hub.
+
+    Attributes
+    ----------
+    hub : str or None
+        ``huggingface`` or ``modelscope``; None leaves it to the address.
+    revision : str or None
+        Branch, tag or commit.
+    token : str or None
+        To log in with; None leaves it to the hub's client. It is never written or shown.
+    stream : bool
+        Convert as the bytes come, and keep no file of the hub's.
+    """
+
+    hub: str | None = None
+    revision: str | None = None
+    token: str | None = field(default=None, repr=False)
+    stream: bool = False
+
+    def given(self) -> list[str]:
+        """Names of the options that ask for something."""
+        return [f.name for f in fields(self) if getattr(self, f.name)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
     """How to read. Every field may also be set by ``CKPTFMT_<NAME>`` in the environment.
 
@@ -130,17 +156,17 @@ class LoadOptions:
     def from_environment(cls) -> LoadOptions:
         """The defaults, with what ``CKPTFMT_*`` variables say."""
         given: dict[str, str | int | bool] = {}
-        for field in fields(cls):
-            variable = f"CKPTFMT_{field.name.upper()}"
+        for option in fields(cls):
+            variable = f"CKPTFMT_{option.name.upper()}"
             text = os.environ.get(variable, "")
             if not text:
                 continue
             try:
-                given[field.name] = _parse(text, field.default)
+                given[option.name] = _parse(text, option.default)
             except OptionError as error:
                 raise OptionError(f"{variable}: {error}", hint=error.hint) from error
             try:
-                cls(**{field.name: given[field.name]})  # type: ignore[arg-type]
+                cls(**{option.name: given[option.name]})  # type: ignore[arg-type]
             except OptionError as error:
                 raise OptionError(f"{variable}: {error}", hint=error.hint) from error
         return cls(**cast("dict[str, int]", given))  # type: ignore[arg-type]

@@ -61,9 +61,18 @@ def summary(path: str, index: Index) -> list[tuple[str, str]]:
         ("tensors", f"{len(index.tensors)}, {format_nbytes(index.nbytes)}"),
         ("dtypes", dtypes or "-"),
         ("partitions", f"{len(partitions)}, {format_nbytes(sum(partitions))}"),
-        ("source", f"{source.get('name') or source.get('kind', '-')} ({source.get('kind', '-')})"),
+        ("source", _origin(source)),
         ("converted by", f"{index.provenance.get('tool', '-')}, dtype {options.get('dtype', '-')}"),
     ]
+
+
+def _origin(source: dict[str, Any]) -> str:
+    """A name and a kind, or where on a hub it was."""
+    kind = source.get("kind", "-")
+    if source.get("repository") and source.get("hub"):
+        commit = str(source.get("commit") or "-")
+        return f"{source['repository']} on {source['hub']}, commit {commit} ({kind})"
+    return f"{source.get('name') or kind} ({kind})"
 
 
 def _section(index: Index, name: str) -> dict[str, Any]:

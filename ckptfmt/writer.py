@@ -45,23 +45,15 @@ class Writer:
         The source's dtype of each tensor; where it differs from the plan's, values are cast.
     target : Target
         Locked and begun.
-    on_done : callable
-        Called with a partition's number once it is durable.
     """
 
     def __init__(
-        self,
-        plan: WritePlan,
-        source: Readable,
-        stored: list[str],
-        target: Target,
-        on_done: Callable[[int], None],
+        self, plan: WritePlan, source: Readable, stored: list[str], target: Target
     ) -> None:
         self.plan = plan
         self.source = source
         self.stored = stored
         self.folder = target.partial
-        self.on_done = on_done
         self.crcs: list[npt.NDArray[np.uint32]] = [
             np.zeros(p.table_nbytes // 4 - 1, np.uint32) for p in plan.partitions
         ]
@@ -91,8 +83,31 @@ class Writer:
             stream.seek(expected - table)
             self.crcs[number] = layout.unpack_table(stream.read(table), path)
 
-    def run(self, skip: set[int], workers: int, progress: Progress | None) -> None:
-        """Write all partitions but those in `skip`; raise the first error once all have stopped."""
+    def run(
+        self,
+        skip: set[int],
+        workers: int,
+        progress: Progress | None,
+        *,
+        on_done: Callable[[int], None],
+        on_stop: Callable[[], None],
+    ) -> None:
+        """Write all partitions but those in `skip`; raise the first error once all have stopped.
+
+        Parameters
+        ----------
+        skip : set of int
+            Partitions that are done.
+        workers : int
+            Threads.
+        progress : callable, optional
+            Called with bytes done and bytes in all.
+        on_done : callable
+            Called with a partition's number once it is durable.
+        on_stop : callable
+            Called if no more will be read: a source that waits for bytes need not then.
+        """
+        self._on_done, self._on_stop = on_done, on_stop
         chunks = [c for c in self.plan.chunks(CHUNK_NBYTES) if c.partition not in skip]
         for chunk in chunks:
             self._left[chunk.partition] = self._left.get(chunk.partition, 0) + 1
@@ -101,7 +116,7 @@ class Writer:
         try:
             run_workers(
                 lambda: self._work(queue), min(workers, len(chunks)), name="ckptfmt-write",
-                stop=self._stop.set,
+                stop=self.stop,
                 tick=None if progress is None else lambda: progress(self.done_nbytes, total),
             )  # fmt: skip
         finally:
@@ -110,6 +125,11 @@ class Writer:
             self._files.clear()
         if self._error is not None:
             raise self._error
+
+    def stop(self) -> None:
+        """Take no further chunk."""
+        self._stop.set()
+        self._on_stop()
 
     def write_headers(self, checkpoint_id: bytes) -> None:
         """Last of all: the id is a hash over the checksums, so it is only known now."""
@@ -143,7 +163,7 @@ class Writer:
         except BaseException as error:  # handed to the thread that waits
             with self._lock:
                 self._error = self._error or error
-            self._stop.set()
+            self.stop()
 
     def _file(self, number: int) -> _OutputFile:
         file = self._files.get(number)
@@ -194,7 +214,7 @@ class Writer:
             finally:
                 file.close()
         with self._lock:
-            self.on_done(number)
+            self._on_done(number)
 
 
 class _OutputFile:

@@ -4,31 +4,56 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from typing import Any
 
 from ckptfmt import layout
-from ckptfmt.errors import NotFoundError, SourceError
+from ckptfmt.errors import HubError, NotFoundError, OptionError, SourceError
+from ckptfmt.hub_address import HubAddress, parse_address
+from ckptfmt.options import HubOptions
 from ckptfmt.sources.base import Source
 from ckptfmt.sources.folder import Weights, find_weights, index_weights, sidecars_below
 from ckptfmt.sources.live import is_live, live_source
 
 
-def open_source(source: Any) -> Source:
+def open_source(source: Any, hub: HubOptions | None = None) -> Source:
     """Open what is to be converted.
 
     Parameters
     ----------
     source : path-like, torch.nn.Module, or dict of str to Tensor
-        A folder, one weight file, an ``.index.json``, a format-1 checkpoint, or a live object.
+        A folder, one weight file, an ``.index.json``, a format-1 checkpoint, a repository on a
+        hub, or a live object.
+    hub : HubOptions, optional
+        How to get at a repository.
 
     Raises
     ------
     NotFoundError, SourceError
         It is not there, incomplete, or of no kind we read.
     """
+    hub = hub or HubOptions()
+    address = None if is_live(source) else hub_address(source, hub)
+    if address is not None:
+        from ckptfmt.sources.hub import open_hub  # noqa: PLC0415
+
+        try:
+            return open_hub(address, hub, partial(_open_weights, with_sidecars=False))
+        except HubError as error:
+            if hub.hub is None and "://" not in os.fspath(source):
+                found = f"there is no local path {os.fspath(source)!r} either"
+                error.hint = f"{error.hint}; {found}" if error.hint else found
+            raise
+    if hub.given():
+        raise OptionError(
+            f"{', '.join(hub.given())}: only for a repository on a hub, which the source is not"
+        )
     if is_live(source):
         return live_source(source)
-    path = os.fspath(source)
+    return _open_path(os.fspath(source))
+
+
+def _open_path(path: str) -> Source:
     if not os.path.exists(path):
         raise NotFoundError(
             errno.ENOENT, "no such source", path,
@@ -53,6 +78,26 @@ def open_source(source: Any) -> Source:
         f"{path}: of no kind that can be converted",
         hint="give a folder with weights, or a .safetensors, .bin, .pt or .pth file",
     )
+
+
+def hub_address(source: Any, hub: HubOptions) -> HubAddress | None:
+    """The repository that a source names; None if it is a path.
+
+    A path that is there is one, unless the hub is named.
+    """
+    path = os.fspath(source)
+    if not isinstance(path, str):
+        return None
+    if hub.hub is None and "://" not in path and os.path.lexists(path):
+        return None
+    address = parse_address(path, hub.hub)
+    if address is None or hub.revision is None:
+        return address
+    if address.revision not in (None, hub.revision):
+        raise OptionError(
+            f"{path}: the revision is {address.revision!r}, and {hub.revision!r} beside it"
+        )
+    return HubAddress(address.hub, address.repository, hub.revision)
 
 
 def _open_weights(folder: str, weights: Weights, *, with_sidecars: bool) -> Source:

@@ -14,6 +14,7 @@ from tests.helpers.imports import MODULES, PACKAGE, imports, top_level, tree
 #: Each module imports only modules that stand before it.
 ORDER = """
     version errors problems stats workers code_hints acl_codes cuda_codes device_errors
+    hub_address retrying
     _native _core
     page_cache trace
     units selection dtypes layout index write_plan read_plan options rendering
@@ -23,8 +24,10 @@ ORDER = """
     device_loading streaming fill checkpoint trial
     selftest_steps
     sources.base sources.folder sources.torch_tensors sources.live sources.safetensors
-    sources.torch_zip sources.stored truth sources.choose sources
-    target writer conversion selftest_model comparison verification exporting selftest
+    sources.torch_zip sources.stored truth
+    sources.repository sources.huggingface sources.modelscope sources.blocks sources.streamed
+    sources.hub sources.choose sources
+    target writer confirming conversion selftest_model comparison verification exporting selftest
     terminal cli_devices cli __main__
 """.split()  # noqa: SIM905 - a list of words, read as the layers it shows
 POSITION = {f"ckptfmt.{name}": i for i, name in enumerate(ORDER)}
@@ -34,7 +37,7 @@ PURE = [
     "errors", "problems", "stats", "units", "selection", "dtypes", "layout", "index", "write_plan",
     "read_plan", "options", "rendering", "acl_codes", "cuda_codes", "code_hints", "placement",
     "device_plan", "device_errors",
-    "chips", "selftest_report",
+    "chips", "selftest_report", "hub_address",
 ]  # fmt: skip
 #: Modules of the standard library that reach outside the process.
 OUTSIDE = {
@@ -51,8 +54,8 @@ PLACES = {
     "torch": {"dtypes"},
     "torch_npu": {"npu"},
     "safetensors": {"sources.safetensors"},
-    "huggingface_hub": set(),
-    "modelscope": set(),
+    "huggingface_hub": {"sources.huggingface"},
+    "modelscope_hub": {"sources.modelscope"},
     "transformers": set(),
 }
 MAX_LINES = 400
@@ -180,7 +183,8 @@ def imported_by(code: str) -> set[str]:
 def test_starting_imports_neither_torch_nor_numpy(code: str) -> None:
     found = imported_by(code)
     assert "ckptfmt" in found
-    assert not found & {"torch", "numpy", "safetensors", "rich", "huggingface_hub", "modelscope"}
+    slow = {"torch", "numpy", "safetensors", "rich", "huggingface_hub", "modelscope_hub"}
+    assert not found & slow
 
 
 def test_importing_the_package_alone_imports_nothing_but_itself() -> None:

@@ -49,11 +49,21 @@ def test_the_summary_has_a_line_for_each_question() -> None:
     }
 
 
+def test_the_summary_names_a_repository_and_its_commit() -> None:
+    source = {"kind": "safetensors", "name": "m", "hub": "huggingface", "repository": "o/m",
+              "commit": "0123abc"}  # fmt: skip
+    made = make_index(sized([1]), provenance={"source": source})
+    line = dict(rendering.summary("m", made))["source"]
+    assert line == "o/m on huggingface, commit 0123abc (safetensors)"
+
+
 @pytest.mark.parametrize(
     "provenance",
     [
         {}, {"source": None, "options": None}, {"source": 5, "options": [1], "tool": {"a": 1}},
         {"source": {}, "options": {}}, {"source": {"name": ["x"], "kind": 7}},
+        {"source": {"repository": 5, "hub": [], "commit": {}}},
+        {"source": {"repository": 5, "hub": [1], "commit": {}}},
     ],
 )  # fmt: skip
 def test_any_provenance_can_be_shown(provenance: dict[str, object]) -> None:
