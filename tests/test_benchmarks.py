@@ -51,3 +51,17 @@ def test_records_and_report(tmp_path: Path) -> None:
     assert (tmp_path / "docs" / "benchmarks" / "load-cold.svg").read_text().startswith("<svg")
     assert "Not measured" not in readme.read_text()
     assert "| moe, cold | **" in readme.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hub", ["huggingface", "modelscope"])
+def test_a_streamed_conversion_beside_its_client(hub: str, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="needs the extra [hub]")
+    pytest.importorskip("modelscope_hub", reason="needs the extra [hub]")
+    record = tmp_path / "hub.json"
+    run_script("bench_hub.py", "--hub", hub, "--nbytes", "4000000", "--rounds", "2",
+               "--shares", "1", "--folder", tmp_path, "--out", record)  # fmt: skip
+    found = json.loads(record.read_text())
+    assert [run["round"] for run in found["runs"]] == [0, 1]
+    assert found["summary"]["1"]["rate_to_ideal"] > 0
+    assert found["summary"]["1"]["peak_beyond_output_in_shards"] <= 1.1
