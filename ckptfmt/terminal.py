@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
+    from typing_extensions import Self
+
 
 def say(text: str, *, err: bool = False) -> None:
     """Print one line, whatever names are in it."""
@@ -40,31 +42,30 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-class Progress:
-    """Bytes done, rate and time left, on stderr if that is a terminal; nothing otherwise."""
+class _Bar:
+    """A bar on stderr if that is a terminal; nothing otherwise."""
+
+    #: Columns of rich's progress, by name.
+    columns: tuple[str, ...]
 
     def __init__(self, what: str) -> None:
         self.what = what
         self.bar: Any = None
         self.task: Any = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if sys.stderr.isatty():
             from rich import progress  # noqa: PLC0415
             from rich.console import Console  # noqa: PLC0415
 
             self.bar = progress.Progress(
-                progress.TextColumn("{task.description}"), progress.BarColumn(),
-                progress.DownloadColumn(), progress.TransferSpeedColumn(),
-                progress.TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+                progress.TextColumn("{task.description}"),
+                *(getattr(progress, name)() for name in self.columns),
+                console=Console(stderr=True), transient=True,
             )  # fmt: skip
             self.bar.start()
             self.task = self.bar.add_task(self.what, total=None)
         return self
-
-    def __call__(self, done: int, total: int) -> None:
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, total=total)
 
     def __exit__(
         self,
@@ -76,40 +77,24 @@ class Progress:
             self.bar.stop()
 
 
-class Steps:
-    """Which of some steps is under way, on stderr if that is a terminal; nothing otherwise."""
+class Progress(_Bar):
+    """Bytes done, rate and time left."""
 
-    def __init__(self, first: str) -> None:
-        self._first = first
-        self._bar: Any = None
-        self._task: Any = None
+    columns = ("BarColumn", "DownloadColumn", "TransferSpeedColumn", "TimeRemainingColumn")
 
-    def __enter__(self) -> Steps:
-        if sys.stderr.isatty():
-            from rich import progress  # noqa: PLC0415
-            from rich.console import Console  # noqa: PLC0415
+    def __call__(self, done: int, total: int) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, total=total)
 
-            self._bar = progress.Progress(
-                progress.BarColumn(), progress.MofNCompleteColumn(),
-                progress.TimeRemainingColumn(), progress.TextColumn("{task.description}"),
-                console=Console(stderr=True), transient=True,
-            )  # fmt: skip
-            self._bar.start()
-            self._task = self._bar.add_task(self._first, total=None)
-        return self
+
+class Steps(_Bar):
+    """Which of some steps is under way, and time left."""
+
+    columns = ("BarColumn", "MofNCompleteColumn", "TimeRemainingColumn")
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, description=what, completed=done, total=total)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self.bar is not None:
+            self.bar.update(self.task, description=what, completed=done, total=total)
 
 
 @contextmanager
