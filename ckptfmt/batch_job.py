@@ -123,7 +123,7 @@ def _perform(
 
 
 def need_of(conversion: Conversion) -> Need:
-    """Memory of this process and of the workers to come; bytes to be written."""
+    """Memory of this process, of its source and the workers to come; bytes to be written."""
     workers = min(conversion.options.workers, sum(1 for _ in conversion.plan.chunks(CHUNK_NBYTES)))
     widest = 0.0  # of what is cast: bytes read for a byte written
     chosen = conversion.chosen
@@ -131,7 +131,8 @@ def need_of(conversion: Conversion) -> Need:
         if stored != spec.dtype:
             widest = max(widest, DTYPES[stored].bits / DTYPES[spec.dtype].bits)
     each = int(CHUNK_NBYTES * (2 + widest)) + conversion.options.alignment
-    return Need(_resident_nbytes() + workers * each, conversion.disk_nbytes())
+    memory_nbytes = _resident_nbytes() + workers * each + chosen.source.description.memory_nbytes
+    return Need(memory_nbytes, conversion.disk_nbytes())
 
 
 def _resident_nbytes() -> int:

@@ -55,6 +55,8 @@ class Description:
         The source's own key-value pairs.
     provenance : dict
         What else is known: id, revision, hashes.
+    memory_nbytes : int
+        What the source holds in memory at most while it is read.
     unsupported : dict of str to str
         Tensors that cannot be stored, and what they are: refused, unless the filters leave them
         out.
@@ -66,6 +68,7 @@ class Description:
     left_out: list[str] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    memory_nbytes: int = 0
     unsupported: dict[str, str] = field(default_factory=dict)
 
 

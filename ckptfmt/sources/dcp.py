@@ -51,6 +51,11 @@ class DcpSource:
             if pack > 1:
                 shape = (*shape[:-1], shape[-1] * pack)
             self.tensors.append(TensorSpec((name,), tensor.dtype, shape))
+        sizes = sorted((spec.nbytes for spec in self.tensors), reverse=True)
+        # One that is joined, and what is kept: two of any size, more up to a sum.
+        self.description.memory_nbytes = sum(sizes[:1]) + max(sum(sizes[:2]), min(
+            sum(sizes), KEPT_NBYTES
+        ))  # fmt: skip
         self._reader, self._metadata = self._torch_objects()
         self._loaded: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()

@@ -69,6 +69,8 @@ class NpzSource:
             self._archive = open_zip(self.path, self._stream)
             for info in self._archive.infolist():
                 self._add(info)
+            largest = sorted((spec.nbytes for spec in self.tensors), reverse=True)[:OPEN_MEMBERS]
+            self.description.memory_nbytes = sum(min(n, WINDOW_NBYTES) for n in largest)
         except BaseException:
             self.close()
             raise

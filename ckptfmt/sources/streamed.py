@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ckptfmt.errors import HubError, SourceError, failing_as
 from ckptfmt.sources.base import Description, SourceFile
-from ckptfmt.sources.blocks import Blocks
+from ckptfmt.sources.blocks import BLOCK_NBYTES, WINDOW, Blocks
 from ckptfmt.sources.limits import refuse_many
 from ckptfmt.sources.safetensors import SafetensorsSource
 
@@ -69,6 +69,7 @@ class StreamedSource:
         self.description = Description(
             "safetensors", [SourceFile(f.name, f.nbytes, 0) for f in files],
             metadata=outline.description.metadata,
+            memory_nbytes=min(WINDOW * BLOCK_NBYTES, sum(f.nbytes for f in files)),
         )  # fmt: skip
 
     def _outline(self, folder: str, file: RepositoryFile) -> None:

@@ -10,9 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import ckptfmt
+from ckptfmt import batch_job
+from ckptfmt.conversion import planned
 from tests.helpers.fleets import ROOT, write_manifest
-from tests.hub.conftest import environment
+from tests.hub.places import Place, environment
 from tests.hub.server import Hub
 
 
@@ -43,3 +47,17 @@ def test_repositories_of_both_hubs(hub: Hub, folder: Path, tmp_path: Path) -> No
     shutil.rmtree(tmp_path / "hf")  # fetched again, the files are newer than what was made of them
     again = batch(manifest, hub, tmp_path)
     assert [item["outcome"] for item in again] == ["skipped"] * 3 + ["failed"]
+
+
+@pytest.mark.parametrize("kind", ["huggingface"])
+def test_blocks_of_a_stream_count_as_memory(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_job, "_resident_nbytes", lambda: 0)
+    weights = sum(path.stat().st_size for path in place.folder.glob("*.safetensors"))
+    with planned(place.folder, place.target) as local:
+        plain = batch_job.need_of(local)
+    with planned(place.address, place.target, stream=True) as streamed:
+        need = batch_job.need_of(streamed)
+    assert need.memory_nbytes == plain.memory_nbytes + weights
+    assert need.disk_nbytes == plain.disk_nbytes
