@@ -54,7 +54,7 @@ unpack_wheels() {
     pip_install --target "$SITE" --only-binary=:all: --implementation cp \
         --python-version "$version" --platform manylinux_2_28_aarch64 \
         --platform manylinux2014_aarch64 \
-        numpy msgspec safetensors click rich pytest hypothesis
+        numpy msgspec safetensors click rich pyyaml pytest hypothesis
 }
 
 [ -n "$(ls "$BUILD"/apt/lists/*Packages* 2>/dev/null)" ] ||
