@@ -27,9 +27,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from bench.cache import establish
 from bench.models import SHARD_NBYTES
 from bench.record import describe
+
+from ckptfmt.bench.cache_state import establish
 
 CONVERT = """
 import json, sys, time
