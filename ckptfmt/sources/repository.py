@@ -196,7 +196,12 @@ def choose_files(where: str, files: list[RepositoryFile]) -> Needed:
     """
     by_name = {file.name: file for file in files}
     names = list(by_name)
-    chosen = choose_weights(where, names)
+    try:
+        chosen = choose_weights(where, names)
+    except SourceError as error:
+        raise SourceError(
+            error.message, hint="fetch what is meant with the hub's client, and convert that"
+        ) from error
     if chosen is None:
         others = [name for name in names if is_weights(os.path.basename(name))]
         found = f"; found {', '.join(others[:6])}" if others else ""

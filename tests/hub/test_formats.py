@@ -77,6 +77,7 @@ def test_of_several_files_none_is_fetched(place: Place, beside: Path) -> None:
     error = place.failing()
     assert isinstance(error, ckptfmt.SourceError)
     assert "cannot tell which files belong together: large.gguf, small.gguf" in str(error)
+    assert error.hint == "fetch what is meant with the hub's client, and convert that"
     assert place.hub.count("/storage/") == 0
 
 
