@@ -486,7 +486,7 @@ def test_every_column_of_a_row_is_told(tmp_path: Path) -> None:
 # ---- Python and the package ----
 
 
-def source_folder(tree: Tree, folder: str = "/work/ckptfmt") -> Tree:
+def source_folder(tree: Tree, folder: str = "/home/me/ckptfmt") -> Tree:
     """A clone, in which a person stands."""
     return (
         tree.files(f"{folder}/pyproject.toml", f"{folder}/ckptfmt/__init__.py",
@@ -497,20 +497,20 @@ def source_folder(tree: Tree, folder: str = "/work/ckptfmt") -> Tree:
 
 def stale(tree: Tree) -> None:
     """Built once, changed since."""
-    source_folder(tree).extension("/work/ckptfmt/ckptfmt", "312", "x86_64", "0.0.9")
+    source_folder(tree).extension("/home/me/ckptfmt/ckptfmt", "312", "x86_64", "0.0.9")
 
 
 def edited(tree: Tree) -> None:
-    source_folder(tree).extension("/work/ckptfmt/ckptfmt", "312", "x86_64")
-    os.utime(tree.path("/work/ckptfmt/ckptfmt/_core.pyx"), (2e9, 2e9))
+    source_folder(tree).extension("/home/me/ckptfmt/ckptfmt", "312", "x86_64")
+    os.utime(tree.path("/home/me/ckptfmt/ckptfmt/_core.pyx"), (2e9, 2e9))
 
 
 PYTHON_CASES: dict[str, tuple[Callable[[Tree], object], list[Expected]]] = {
     "source folder": (source_folder, [
-        ("FAIL", "python.package", "ckptfmt is imported from the source folder /work/ckptfmt, "
+        ("FAIL", "python.package", "ckptfmt is imported from the source folder /home/me/ckptfmt, "
          "which has no built _core (ERR99999 UNKNOWN in what is printed is no other trouble: "
          "torch_npu reports any uncaught exception with it) -> leave the folder, or pip install"),
-        ("FAIL", "python.extension", "/work/ckptfmt/ckptfmt has no compiled _core"),
+        ("FAIL", "python.extension", "/home/me/ckptfmt/ckptfmt has no compiled _core"),
     ]),
     "stale": (stale, [
         ("FAIL", "python.extension", f"was built for ckptfmt 0.0.9, the package is {VERSION}"),

@@ -40,7 +40,7 @@ COMMON: dict[str, Any] = {"resume": True, "dtype": "fp16", "exclude": ["*.bias"]
 
 def read(text: str, name: str = "m.yaml") -> list[Item]:
     """A manifest in a folder."""
-    return parse(text, path=name, folder="/work")
+    return parse(text, path=name, folder="/jobs")
 
 
 def refused(text: str, name: str = "m.jsonl") -> OptionError:
@@ -64,16 +64,16 @@ def test_both_kinds_say_the_same(text: str, name: str, lines: tuple[int, ...]) -
     items = read(text, name)
     assert [item.line for item in items] == list(lines)
     assert [(i.number, i.source, i.target, i.options) for i in items] == [
-        (1, "models/a", "/work/out/a.ckpt", COMMON),
+        (1, "models/a", "/jobs/out/a.ckpt", COMMON),
         (2, "Qwen/Qwen2.5-3B-Instruct", "/data/b.ckpt", {**COMMON, "dtype": "keep", "workers": 2}),
-        (3, "../c", "/work/c.ckpt",
+        (3, "../c", "/jobs/c.ckpt",
          {**COMMON, "force": True, "resume": False, "partition_size": "1GiB"}),
     ]  # fmt: skip
 
 
 def test_a_list_alone_is_a_manifest_and_so_are_merged_keys() -> None:
     text = "- &a {source: a, target: b, dtype: fp16}\n- <<: *a\n  target: c\n"
-    assert [i.target for i in read(text)] == ["/work/b", "/work/c"]
+    assert [i.target for i in read(text)] == ["/jobs/b", "/jobs/c"]
     assert read(text)[1].options == {"resume": True, "dtype": "fp16"}
 
 
@@ -93,9 +93,9 @@ def test_a_list_alone_is_a_manifest_and_so_are_merged_keys() -> None:
     ("\n{oh\n", "m.jsonl:2: not JSON: ", None),
     ('{"source": "s", "source": "s", "target": "t"}', "m.jsonl:1: not JSON: the key 'source' "
      "stands there twice", None),
-    (line() + "\n" + line(), "m.jsonl:3: item 2: the target /work/t is that of item 1, line 1",
+    (line() + "\n" + line(), "m.jsonl:3: item 2: the target /jobs/t is that of item 1, line 1",
      None),
-    (line() + line(target="u/../t"), "m.jsonl:2: item 2: the target /work/t is that of", None),
+    (line() + line(target="u/../t"), "m.jsonl:2: item 2: the target /jobs/t is that of", None),
     ('{"defaults": {"source": "s"}}\n' + line(), "m.jsonl:1: defaults: unknown key 'source'", ""),
     ('{"defaults": {"dtype": 3}}\n' + line(), "m.jsonl:1: defaults: Expected `str`", None),
     ('{"defaults": [3]}\n' + line(), "m.jsonl:1: defaults: a list, expected keys", None),
