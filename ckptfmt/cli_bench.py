@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -53,10 +55,12 @@ def bench(
         folder = os.path.dirname(os.path.abspath(report))
         if not os.path.isdir(folder):
             raise OptionError(f"--report {report}: there is no folder {folder}")
+        if os.path.isdir(report) or not os.access(folder, os.W_OK):
+            raise OptionError(f"--report {report}: cannot be written there")
     from ckptfmt.bench.run import run  # noqa: PLC0415
 
     names = [name for name in (vs or "").split(",") if name]
-    with stdout_kept(), Steps("the first load") as steps:
+    with _ended_by_signals(), stdout_kept(), Steps("the first load") as steps:
         found = run(path, vs=names, verify=not no_verify, listener=steps, **given)
     if report is not None:
         from ckptfmt.bench.page import render  # noqa: PLC0415
@@ -72,6 +76,21 @@ def bench(
         say(line)
     if report is not None:
         say(f"wrote {report}")
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end this as Ctrl-C does: what was exported is removed."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
@@ -93,7 +112,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         length = max(1, round(BAR * bar["gb_s"] / most))
         mark = " <- the limit" if bar.get("limits") else ""
         yield f"{bar['gb_s']:8.2f} GB/s  {'#' * length:<{BAR}}  {bar['what']}{mark}"
-    for gain in found["gains"][:GAINS]:
+    told_of = [g for g in found["gains"] if g["predicted_gain"] >= 0.01 or g["measured_gain"]]
+    for gain in told_of[:GAINS]:
         measured = gain["measured_gain"]
         told = "" if measured is None else f", measured {measured:+.0%}"
         yield f"{gain['predicted_gain']:+8.0%} predicted{told}  {gain['environment']}"

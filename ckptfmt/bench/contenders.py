@@ -86,11 +86,12 @@ def _fastsafetensors(files: Sequence[str], device: str) -> Load:
     keep: list[Any] = []
 
     def run() -> dict[str, Any]:
-        keep.clear()
+        while keep:  # its memory is freed by nothing else; the tensors in it are gone by now
+            keep.pop().close()
         loader = SafeTensorsFileLoader(SingleGroup(), device, nogds=True)
         loader.add_filenames({0: list(files)})
         buffers = loader.copy_files_to_device()
-        keep.append((loader, buffers))
+        keep.extend((loader, buffers))
         return {name: buffers.get_tensor(name) for name in loader.get_keys()}
 
     return run
@@ -131,10 +132,11 @@ def chosen(names: Sequence[str]) -> dict[str, Contender]:
         if name not in CONTENDERS:
             raise OptionError(f"--vs {name}: expected some of {', '.join(CONTENDERS)}")
         contender = CONTENDERS[name]
-        if importlib.util.find_spec(contender.module) is None:
-            raise MissingDependencyError(
-                f"--vs {name} needs {contender.package}, which is not installed",
-                hint=f"pip install {contender.package}",
-            )
+        for module, package in (("torch", "torch"), (contender.module, contender.package)):
+            if importlib.util.find_spec(module) is None:
+                raise MissingDependencyError(
+                    f"--vs {name} needs {package}, which is not installed",
+                    hint=f"pip install {package}",
+                )
         found[name] = contender
     return found

@@ -44,8 +44,8 @@ class Measurement:
 
     @property
     def gb_s(self) -> float:
-        """The median's rate."""
-        return statistics.median(sample.gb_s for sample in self.samples)
+        """The rate of the median of seconds for a byte."""
+        return 1 / self.median() / 1e9
 
     def median(self, field_name: str = "seconds") -> float:
         """Of seconds (or processor seconds) for a byte."""

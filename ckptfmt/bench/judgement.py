@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptfmt.bench.pipeline import STAGES, Rates, forecast, overhead_of
-from ckptfmt.units import format_nbytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +22,10 @@ SETTING_GAIN = 0.15
 WORTH = 0.03
 #: Another ceiling this close may be the limit just as well.
 CLOSE = 1.05
+#: By fewer rounds, a setting is not named as the limit.
+ROUNDS = 3
+#: A shorter load is over before it comes into its stride.
+SHORT_SECONDS = 0.3
 
 ADVICE = {
     "disk": "a faster disk, or fewer bytes (a narrower dtype); files in the page cache come faster",
@@ -143,8 +146,10 @@ def judge(
     gains = []
     for candidate in tried[1:]:
         then = forecast(candidate.way, rates(candidate), read_nbytes, overhead)
-        # What the stages fall short of, or exceed, the load by now, they do then.
-        seconds = then.seconds * measured / now.seconds
+        # What the stages fall short of, or exceed, the load by now, they do then. But no load is
+        # faster than its reads alone, unless it is now.
+        least = min(measured, read_nbytes * reads[candidate.reads].median())
+        seconds = max(then.seconds * measured / now.seconds, least)
         gains.append(Gain(
             candidate.setting, candidate.value, candidate.spelling, nbytes / seconds / 1e9,
             measured / seconds - 1, STAGES[then.limit],
@@ -204,10 +209,13 @@ def _limit(
         "id": stage, "what": STAGES[stage], "gb_s": ceiling.gb_s,
         "reached": load.gb_s / ceiling.gb_s if ceiling.gb_s else 0.0, "advice": ADVICE[stage],
     }  # fmt: skip
-    if helps and helps[0].predicted_gain >= SETTING_GAIN:
+    rates = [sample.gb_s for sample in load.samples]
+    enough = max(SETTING_GAIN, max(rates) / min(rates) - 1)
+    if len(rates) >= ROUNDS and helps and helps[0].predicted_gain >= enough:
         best = helps[0]
         value = getattr(way, best.setting, getattr(base.options, best.setting, ""))
-        value = format_nbytes(way.op_nbytes) if best.setting == "op_nbytes" else value
+        value = f"{way.op_nbytes >> 20}MiB" if best.setting == "op_nbytes" else value
+        value = ("io_uring" if way.ring else "pread") if best.setting == "io" else value
         found |= {
             "id": best.setting,
             "what": f"{best.setting.replace('_', ' ')} ({value})",
@@ -234,6 +242,10 @@ def _notes(
         notes.append(
             f"the loads took from {min(rates):.2f} to {max(rates):.2f} GB/s: something else uses "
             "this machine, and figures closer than that tell nothing"
+        )
+    if measured < SHORT_SECONDS:
+        notes.append(
+            f"the load takes {measured:.3f} s: so short a one says little, try a larger checkpoint"
         )
     overhead = stages.get("overhead", 0.0)
     if limit != "overhead" and overhead > 0.1 * measured:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Enough for the clock, and for more threads than one to come into their stride.
 LEAST_SECONDS = 0.05
 #: What is in the processor's cache when buffered reads sum it up; what is not, after direct ones.
-CACHED_NBYTES, UNCACHED_NBYTES = 1 << 20, 64 << 20
+CACHED_NBYTES, UNCACHED_NBYTES, ALL_NBYTES = 1 << 20, 64 << 20, 1 << 30
 #: Of copies over the link.
 LINK_SIZES = (1 << 20, 4 << 20, 16 << 20, 64 << 20)
 #: So many bytes are copied for one rate, in copies of one size.
@@ -65,7 +65,7 @@ class Checksums:
 
     def __init__(self, threads: int, *, cached: bool) -> None:
         self.threads = threads
-        nbytes = CACHED_NBYTES if cached else UNCACHED_NBYTES
+        nbytes = CACHED_NBYTES if cached else min(UNCACHED_NBYTES, ALL_NBYTES // threads)
         self._buffers = [np.ones(nbytes, np.uint8) for _ in range(threads)]
         self._step = CACHED_NBYTES
 

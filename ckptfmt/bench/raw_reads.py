@@ -57,7 +57,7 @@ class RawReads:
     files : CheckpointFiles
         What to read; held open by the caller.
     nbytes : int
-        How much of it: whole ops from the first partition on.
+        How much of it at once: whole ops, each time the ones that follow.
     fresh : bool
         Read into memory that is new each time, as a load to the CPU does. Else into slots that are
         read into again and again, as a load to a device does.
@@ -68,6 +68,7 @@ class RawReads:
         self.limit = nbytes
         self.fresh = fresh
         self._held: Memory | None = None
+        self._turn = 0
 
     def run(self, options: LoadOptions, *, verify: bool = False) -> Sample:
         """Read in this way, once; with `verify` compare checksums, too.
@@ -81,7 +82,7 @@ class RawReads:
             extents, mine, compact_addresses(extents, mine), self.files.crcs,
             op_nbytes=options.op_nbytes,
         )  # fmt: skip
-        plan = self._first(plan)
+        plan = self._next(plan)
         self._held = None
         # Into slots that all share, what one worker verifies another might be reading into.
         scan = Scan.of(plan) if verify and not self.fresh else None
@@ -98,12 +99,18 @@ class RawReads:
             threads=stats.threads, depth=stats.depth, engine=stats.engine,
         )  # fmt: skip
 
-    def _first(self, plan: ReadPlan) -> ReadPlan:
-        """The ops from the first on that make so many bytes, at least one."""
-        n_ops = int(np.searchsorted(np.cumsum(plan.ops["nbytes"]), self.limit)) + 1
-        ops = plan.ops[:n_ops].copy()
-        n_blocks = int(ops["n_blocks"].sum())
-        return ReadPlan(ops, plan.blocks[:n_blocks], plan.block_ids[:n_blocks])
+    def _next(self, plan: ReadPlan) -> ReadPlan:
+        """Ops that make so many bytes: others each time, which no cache of the disk's has."""
+        n_ops = min(int(np.searchsorted(np.cumsum(plan.ops["nbytes"]), self.limit)) + 1,
+                    len(plan.ops))  # fmt: skip
+        first = self._turn * n_ops % (len(plan.ops) - n_ops + 1)
+        self._turn += 1
+        ops = plan.ops[first : first + n_ops].copy()
+        begin = int(ops["first_block"][0])
+        end = begin + int(ops["n_blocks"].sum())
+        ops["first_block"] -= begin
+        ops["address"] -= ops["address"][0]
+        return ReadPlan(ops, plan.blocks[begin:end], plan.block_ids[begin:end])
 
     def _place(self, plan: ReadPlan, options: LoadOptions) -> Memory:
         """Give the ops addresses in memory of their own."""

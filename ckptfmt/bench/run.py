@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-import shutil
-import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ckptfmt import machine
 from ckptfmt.bench import cache_state, contenders
 from ckptfmt.bench.candidates import Candidate, candidates
+from ckptfmt.bench.forms import Form, safetensors_form
 from ckptfmt.bench.in_turn import Measurement, measure
 from ckptfmt.bench.judgement import Judgement, judge
 from ckptfmt.bench.rates import LINK_SIZES, Checksums, FreshMemory, Link
@@ -21,14 +20,15 @@ from ckptfmt.bench.raw_reads import RawReads
 from ckptfmt.bench.subject import Subject
 from ckptfmt.bench.timeline import throughput, timeline
 from ckptfmt.bench.tuning import Best, Tuner
+from ckptfmt.errors import OptionError
 from ckptfmt.options import LoadOptions
 from ckptfmt.units import format_nbytes
 from ckptfmt.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from ckptfmt.bench.contenders import Contender, Load
+    from ckptfmt.bench.contenders import Contender
     from ckptfmt.bench.in_turn import Listener
     from ckptfmt.bench.raw_reads import Sample
     from ckptfmt.trace import Trace
@@ -39,8 +39,10 @@ SAMPLE_SECONDS, SAMPLE_NBYTES = 0.3, (32 << 20, 1 << 30)
 SAMPLE_TO_DEVICE = 4
 #: Of fresh memory.
 FRESH_NBYTES = 256 << 20
-#: More of the files than this being cached, a load comes from the page cache.
-WARM_SHARE = 0.9
+#: More of the files than this being cached, a load comes from the page cache; less, from the disk.
+WARM_SHARE, COLD_SHARE = 0.9, 0.1
+#: Of smaller files no state is checked: headers and some pages around them are read when they open.
+CHECKED_NBYTES = 8 << 20
 #: Below this, what a virtual machine's host takes back is not what is measured.
 HOST_NBYTES = 256 << 20
 
@@ -114,7 +116,7 @@ def run(
         ``"cpu"``, ``"npu:N"`` or ``"cuda:N"``.
     state : str, optional
         ``"cold"``: nothing of the files is in the page cache when a measurement begins; ``"warm"``:
-        all of it is. As they are found if not given: warm from nine tenths on.
+        all of it is. As they are found if not given: warm from nine tenths on, cold up to one.
     repeat : int
         Rounds; each measures everything once.
     vs : sequence of str
@@ -139,7 +141,8 @@ def run(
     Raises
     ------
     OptionError, MissingDependencyError
-        There is no such device or loader.
+        There is no such device or loader; `source` has other tensors; the files are neither cold
+        nor warm, and `state` is not given.
     FileError
         The page cache cannot be brought to the state.
     CkptError
@@ -147,19 +150,23 @@ def run(
     """
     options = options or LoadOptions.from_environment()
     rivals = contenders.chosen(vs)
+    if source is not None and not rivals:
+        raise OptionError("--source is read by other loaders, and none is named", hint="see --vs")
     with ExitStack() as held:
         subject = held.enter_context(Subject(path, device, options, verify=verify))
         held.enter_context(subject.in_use())
         files = subject.files
-        if state is None:
-            share = cache_state.cached_share(files)
-            state = "warm" if share is not None and share >= WARM_SHARE else "cold"
-        forms = held.enter_context(_safetensors(subject, source)) if rivals else []
+        state, notes = _state(files, state)
+        form = Form([], 0)
+        if rivals:
+            listener = listener or _nobody
+            listener("exporting safetensors" if source is None else "the first load", 0, 1)
+            form = held.enter_context(safetensors_form(subject.checkpoint, source))
 
         def prepare(one: Measurement) -> None:
-            assert state is not None
             if one.reads_files:
-                cache_state.establish(forms if one.kind == "contender" else files, state)
+                read = form.files if one.kind == "contender" else files
+                cache_state.establish(read, state, checked_nbytes=CHECKED_NBYTES)
                 is_load = one.kind in ("load", "contender")
                 if is_load and subject.device is None and subject.checkpoint.nbytes >= HOST_NBYTES:
                     subject.hold()
@@ -169,7 +176,7 @@ def run(
         _add_reads(bench)
         _add_rates(bench)
         for name, rival in rivals.items():
-            bench.others.append(_contender(bench, name, rival, rival.prepare(forms, subject.name)))
+            bench.others.append(_contender(bench, name, rival, form))
         measure([bench.load, *bench.others, *bench.ceilings], repeat, prepare, listener)
         judged = judge(
             bench.tried, bench.reads, bench.together, bench.checksums, bench.links, bench.load,
@@ -179,40 +186,42 @@ def run(
         if tune:
             best = Tuner(subject, repeat, prepare, listener).tune(bench.tried, judged.gains)
         traces: list[Trace] = []
+        if listener is not None:
+            listener("one more load, for its time line", 0, 1)
         prepare(bench.load)
         subject.load(options, verify=verify, trace=traces)
+        judged.notes += notes
         return _record(bench, judged, best, traces, repeat)
 
 
-def _contender(bench: Bench, name: str, rival: Contender, load: Load) -> Measurement:
+def _nobody(what: str, done: int, total: int) -> None:
+    """Listen to nothing."""
+
+
+def _state(files: Sequence[str], wanted: str | None) -> tuple[str, list[str]]:
+    """The state to bring files to, and what a person has to know of it."""
+    share = cache_state.cached_share(files)
+    if share is None:
+        note = "the page cache may not be asked here: whether the files are in it is unchecked"
+        return wanted or "cold", [note]
+    if wanted is None and COLD_SHARE < share < WARM_SHARE:
+        raise OptionError(
+            f"{share:.0%} of the files is in the page cache", hint="say --cold or --warm"
+        )
+    return wanted or ("warm" if share >= WARM_SHARE else "cold"), []
+
+
+def _contender(bench: Bench, name: str, rival: Contender, form: Form) -> Measurement:
     """Another loader; what it maps is let go, for it would keep the files in the page cache."""
+    load = rival.prepare(form.files, bench.subject.name)
 
     def run() -> Sample:
         try:
-            return bench.subject.timed(load)
+            return bench.subject.timed(load, form.nbytes)
         finally:
             bench.subject.release()
 
     return Measurement(name, rival.what, "contender", run)
-
-
-@contextmanager
-def _safetensors(subject: Subject, source: str | None) -> Iterator[list[str]]:
-    """Files with the same tensors for other loaders."""
-    from ckptfmt.exporting import export  # noqa: PLC0415
-    from ckptfmt.sources.kinds import weights_in  # noqa: PLC0415
-
-    if source is not None:
-        yield [os.path.join(source, file) for file in weights_in(source).files]
-        return
-    path = subject.checkpoint.path
-    parent = tempfile.mkdtemp(prefix=".bench-", dir=os.path.dirname(os.path.abspath(path)))
-    try:
-        folder = os.path.join(parent, "safetensors")
-        export(path, folder)
-        yield [os.path.join(folder, file) for file in weights_in(folder).files]
-    finally:
-        shutil.rmtree(parent, ignore_errors=True)
 
 
 def _begin(subject: Subject, state: str, prepare: Any) -> Bench:

@@ -120,20 +120,20 @@ class Subject:
     ) -> Sample:
         """Load once, and drop what the load before gave."""
 
-        def run() -> dict[str, Any]:
-            return self.checkpoint.load(
-                device=self.name, options=options, verify=verify, framework=self.framework,
-                trace=trace,
-            )  # fmt: skip
+        def run() -> dict[str, Any]:  # opened too, as by ckptfmt.load and by other loaders
+            with open_checkpoint(self.checkpoint.path, options=options) as opened:
+                found = opened.load(
+                    device=self.name, verify=verify, framework=self.framework, trace=trace
+                )
+                stats = opened.load_stats()
+            assert stats is not None
+            self.stats = stats
+            return found
 
-        sample = self.timed(run)
-        stats = self.checkpoint.load_stats()
-        assert stats is not None
-        self.stats = stats
-        return sample
+        return self.timed(run, self.checkpoint.nbytes)
 
-    def timed(self, run: Callable[[], dict[str, Any]]) -> Sample:
-        """Call a loader of the same tensors until every page of them is there."""
+    def timed(self, run: Callable[[], dict[str, Any]], nbytes: int) -> Sample:
+        """Call a loader of `nbytes` of tensors, until every page of them is there."""
         self._held = None
         gc.collect()
         before, began = cpu_seconds(), time.perf_counter()
@@ -144,9 +144,7 @@ class Subject:
         else:
             self.device.wait_for_torch()
         seconds = time.perf_counter() - began
-        return Sample(
-            nbytes=self.checkpoint.nbytes, seconds=seconds, cpu_seconds=cpu_seconds() - before
-        )
+        return Sample(nbytes=nbytes, seconds=seconds, cpu_seconds=cpu_seconds() - before)
 
     def hold(self) -> None:
         """Have as much memory in use as the next load will take, until it begins.
@@ -188,8 +186,9 @@ class Subject:
 def _touch(tensor: Any) -> None:
     """Read one byte in each page of a tensor's memory."""
     if hasattr(tensor, "untyped_storage"):
+        if not tensor.numel():
+            return
         torch = import_torch()
-        if tensor.numel():
-            tensor = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
+        tensor = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
     if tensor.size:
         tensor.reshape(-1).view("u1")[::PAGE_NBYTES].max()

@@ -48,6 +48,7 @@ def repeat(bench: Callable[[], Report], check: Callable[[Report], None]) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("on_disk")
 def test_slow_disk(bench: Bench, paced: Path) -> None:
     def check(report: Report) -> None:
         assert report["limit"]["id"] == "disk"
@@ -60,6 +61,7 @@ def test_slow_disk(bench: Bench, paced: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("on_disk")
 def test_one_thread(bench: Bench, paced: Path) -> None:
     """A disk that answers late is fast enough for several threads, and one waits for it."""
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from click.testing import CliRunner, Result
 from ckptfmt.bench import cache_state
 from ckptfmt.cli import main
 from ckptfmt.errors import FileError
+from tests.helpers.simulator import ROOT
 
 pytest.importorskip("torch", reason="needs torch")
 
@@ -68,6 +73,7 @@ def test_time_line_covers_the_load(report: dict[str, Any]) -> None:
     assert sum(rate for _, rate in steps) * width == pytest.approx(96 * 1.048576e-3, rel=0.05)
 
 
+@pytest.mark.usefixtures("on_disk")
 def test_a_person_is_told_in_lines_and_pictures(measured: Path, tmp_path: Path) -> None:
     page = tmp_path / "bench.html"
     result = run(measured, "--cold", "--repeat", "1", "--no-verify", "--tune", "--report", page)
@@ -101,12 +107,68 @@ def test_other_loads_are_traced_and_counted_as_before(measured: Path, tmp_path: 
         (["--device", "gpu"], 2, "device is 'gpu'"),
         (["--report", "/nowhere/bench.html"], 2, "there is no folder /nowhere"),
         (["--vs", "fastsafetensors"], 1, "pip install fastsafetensors"),
+        (["--source", "/"], 2, "none is named (see --vs)"),
+        (["--report", "/"], 2, "--report /: cannot be written there"),
     ],
 )
 def test_misuse(options: list[str], code: int, words: str, measured: Path) -> None:
     result = run(measured, *options)
     assert (result.exit_code, result.stdout) == (code, "")
     assert words in result.stderr
+
+
+def test_other_tensors_are_no_contender(measured: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "others"
+    folder.mkdir()
+    save_file({"layers.0.weight": torch.zeros(3)}, folder / "model.safetensors")
+    options = ("--vs", "safetensors", "--source", folder)
+    result = run(measured, "--warm", *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "tensor 'layers.0.weight' is F32 [3] there, and U8 [4194304] in" in result.stderr
+    (folder / "model.safetensors").unlink()
+    torch.save({"layers.0.weight": torch.zeros(3)}, folder / "pytorch_model.bin")
+    result = run(measured, "--warm", *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "holds weights of torch, not safetensors" in result.stderr
+
+
+def test_small_and_empty_tensors_are_measured(tmp_path: Path) -> None:
+    import torch
+
+    import ckptfmt
+
+    few = {"empty": torch.empty(0, 3), "one": torch.ones(()), "bf16": torch.ones(7).bfloat16()}
+    ckptfmt.convert(few, tmp_path / "few.ckpt")
+    result = run(tmp_path / "few.ckpt", "--warm", "--repeat", "1")
+    assert result.exit_code == 0, result.output
+    assert "so short a one says little" in result.stdout
+    ckptfmt.convert({"empty": torch.empty(0, 3)}, tmp_path / "none.ckpt")
+    result = run(tmp_path / "none.ckpt")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "have no bytes to be loaded" in result.stderr
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_half_of_the_files_in_the_page_cache_is_no_state(measured: Path) -> None:
+    cache_state.establish(sorted(measured.glob("part-*")), "half")
+    result = run(measured)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "is in the page cache (say --cold or --warm)" in result.stderr
+
+
+def test_what_was_exported_is_removed_when_it_is_ended(measured: Path) -> None:
+    command = [sys.executable, "-m", "ckptfmt", "bench", measured, "--warm", "--vs", "safetensors",
+               "--repeat", "99"]  # fmt: skip
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as child:
+        while not list(measured.parent.glob(".bench-*/safetensors/*.safetensors")):
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.terminate()
+        assert child.wait(60) == 128 + signal.SIGTERM
+    assert [path.name for path in measured.parent.iterdir()] == [measured.name]
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
@@ -131,6 +193,7 @@ def test_a_state_that_cannot_be_had_is_told(tmp_path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+@pytest.mark.usefixtures("on_disk")
 def test_states_are_established_and_checked(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(os.urandom(8 << 20))

@@ -35,7 +35,7 @@ ORDER = """
     selftest saving
     bench.page_style bench.page_timeline bench.page_words bench.page_bars bench.page_tracks
     bench.page_tables bench.page
-    bench.run
+    bench.forms bench.run
     batch_report batch_job batch_process batch batch_ray
     terminal batch_table
     doctor.versions doctor.findings doctor.system doctor.numbers doctor.linker doctor.smi
