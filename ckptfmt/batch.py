@@ -71,8 +71,8 @@ class Listener(Protocol):
         ...
 
 
-class Batch:
-    """Runs items on this machine.
+class Ledger:
+    """Items that wait, and what became of the others.
 
     Parameters
     ----------
@@ -80,10 +80,6 @@ class Batch:
         Begun in this order.
     folder : str
         Where relative sources begin.
-    jobs : int
-        At a time, at most.
-    budget : Budget
-        What they may take together.
     verify : bool
         Whether all bytes are checked, of what is there and of what is made.
     report : ReportFile
@@ -97,20 +93,46 @@ class Batch:
         items: Sequence[Item],
         *,
         folder: str,
-        jobs: int,
-        budget: Budget,
         verify: bool,
         report: ReportFile,
         listener: Listener,
     ) -> None:
         self.folder = folder
-        self.jobs = jobs
-        self.budget = budget
         self.verify = verify
         self.report = report
         self.listener = listener
         self.results: list[Result] = []
-        self._waiting = deque(items)
+        self.waiting = deque(items)
+
+    def note(self, result: Result) -> None:
+        """An item has ended."""
+        self.results.append(result)
+        self.report.add(result)
+        self.listener.end(result)
+
+    def give_up(self) -> None:
+        """Those that wait are not begun any more."""
+        while self.waiting:
+            self.note(ended(empty_result(self.waiting.popleft()), 0.0))
+
+
+class Batch:
+    """Runs items on this machine.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        The items.
+    jobs : int
+        At a time, at most.
+    budget : Budget
+        What they may take together.
+    """
+
+    def __init__(self, ledger: Ledger, *, jobs: int, budget: Budget) -> None:
+        self.ledger = ledger
+        self.jobs = jobs
+        self.budget = budget
         self._running: list[JobProcess] = []
 
     def run(self) -> list[Result]:
@@ -119,21 +141,22 @@ class Batch:
         Raises
         ------
         KeyboardInterrupt
-            After all jobs have stopped; `results` has what became of each item.
+            After all jobs have stopped; the ledger has what became of each item.
         """
+        ledger = self.ledger
         with Interrupts() as interrupts:
             try:
-                while (self._waiting or self._running) and not interrupts.count:
-                    while self._waiting and len(self._running) < self.jobs:
-                        item = self._waiting.popleft()
-                        self._running.append(JobProcess(item, self.folder, self.verify))
+                while (ledger.waiting or self._running) and not interrupts.count:
+                    while ledger.waiting and len(self._running) < self.jobs:
+                        item = ledger.waiting.popleft()
+                        self._running.append(JobProcess(item, ledger.folder, ledger.verify))
                     self._admit()
                     self._listen(TICK_S)
             finally:
                 self._stop(interrupts)
             if interrupts.count:
                 raise KeyboardInterrupt
-        return self.results
+        return ledger.results
 
     def _admit(self) -> None:
         """Let jobs begin that fit, in order: one that has to wait is not overtaken for ever."""
@@ -161,17 +184,12 @@ class Batch:
             if job.result is not None:
                 if job.result.outcome == "done" and job.need is not None:
                     self.budget.written_nbytes += job.need.disk_nbytes
-                self._note(job.result)
+                self.ledger.note(job.result)
         now = time.monotonic()
-        self.listener.show([
+        self.ledger.listener.show([
             Running(job.item, job.state, job.done, job.total, now - job.since)
             for job in self._running
         ])  # fmt: skip
-
-    def _note(self, result: Result) -> None:
-        self.results.append(result)
-        self.report.add(result)
-        self.listener.end(result)
 
     def _stop(self, interrupts: Interrupts) -> None:
         """Ask all to end and wait for them; on a second Ctrl-C, or after a time, kill them."""
@@ -183,8 +201,7 @@ class Batch:
                 for job in self._running:
                     job.kill()
             self._listen(TICK_S)
-        while self._waiting:
-            self._note(ended(empty_result(self._waiting.popleft()), 0.0))
+        self.ledger.give_up()
 
 
 def _room_nbytes(job: JobProcess, others: Sequence[JobProcess]) -> int:

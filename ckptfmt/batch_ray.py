@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from ckptfmt.batch import TICK_S, Interrupts, Running
@@ -15,10 +14,8 @@ from ckptfmt.errors import MissingDependencyError, OptionError
 from ckptfmt.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ckptfmt.batch import Listener
-    from ckptfmt.batch_report import ReportFile, Result
+    from ckptfmt.batch import Ledger
+    from ckptfmt.batch_report import Result
     from ckptfmt.manifest import Item
 
 #: How often an item is begun again that was lost with its worker or node.
@@ -36,41 +33,18 @@ class RayBatch:
 
     Parameters
     ----------
-    items : sequence of Item
-        Begun in this order.
-    folder : str
-        Where relative sources begin.
+    ledger : Ledger
+        The items.
     jobs : int or None
         At a time, at most; None for as many as the cluster has processors.
     address : str
         Of the cluster; ``auto`` for the one this machine is in.
-    verify : bool
-        Whether all bytes are checked, of what is there and of what is made.
-    report : ReportFile
-        Gets each result as it comes.
-    listener : Listener
-        Is told.
     """
 
-    def __init__(
-        self,
-        items: Sequence[Item],
-        *,
-        folder: str,
-        jobs: int | None,
-        address: str,
-        verify: bool,
-        report: ReportFile,
-        listener: Listener,
-    ) -> None:
-        self.folder = folder
+    def __init__(self, ledger: Ledger, *, jobs: int | None, address: str) -> None:
+        self.ledger = ledger
         self.jobs = jobs
         self.address = address
-        self.verify = verify
-        self.report = report
-        self.listener = listener
-        self.results: list[Result] = []
-        self._waiting = deque(items)
         self._running: dict[Any, tuple[Item, float]] = {}  # by the reference of the task's result
 
     def run(self) -> list[Result]:
@@ -83,9 +57,9 @@ class RayBatch:
         OptionError
             No cluster answers at the address.
         KeyboardInterrupt
-            After all tasks were told to stop; `results` has what became of each item.
+            After all tasks were told to stop; the ledger has what became of each item.
         """
-        ray = _import_ray()
+        ray, ledger = _import_ray(), self.ledger
         ours = not ray.is_initialized()
         if ours:
             _connect(ray, self.address)
@@ -93,16 +67,16 @@ class RayBatch:
             jobs = self.jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
             task = ray.remote(num_cpus=1, max_retries=RETRIES)(perform_on_node)
             with Interrupts() as interrupts:
-                while (self._waiting or self._running) and not interrupts.count:
-                    while self._waiting and len(self._running) < jobs:
-                        item = self._waiting.popleft()
-                        ref = task.remote(item, self.folder, self.verify, VERSION)
+                while (ledger.waiting or self._running) and not interrupts.count:
+                    while ledger.waiting and len(self._running) < jobs:
+                        item = ledger.waiting.popleft()
+                        ref = task.remote(item, ledger.folder, ledger.verify, VERSION)
                         self._running[ref] = (item, time.monotonic())
                     self._collect(ray)
                 self._stop(ray, interrupts)
                 if interrupts.count:
                     raise KeyboardInterrupt
-            return self.results
+            return ledger.results
         finally:
             if ours:
                 ray.shutdown()
@@ -111,17 +85,12 @@ class RayBatch:
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=TICK_S)
         for ref in ready:
             item, since = self._running.pop(ref)
-            self._note(_result_of(ray, ref, item, since))
+            self.ledger.note(_result_of(ray, ref, item, since))
         now = time.monotonic()
-        self.listener.show([
+        self.ledger.listener.show([
             Running(item, "on the cluster", 0, 0, now - since)
             for item, since in self._running.values()
         ])  # fmt: skip
-
-    def _note(self, result: Result) -> None:
-        self.results.append(result)
-        self.report.add(result)
-        self.listener.end(result)
 
     def _stop(self, ray: Any, interrupts: Interrupts) -> None:
         """Ask all tasks to end; on a second Ctrl-C, or after a time, have them ended."""
@@ -133,8 +102,7 @@ class RayBatch:
                 for ref in self._running:
                     ray.cancel(ref, force=True)
             self._collect(ray)
-        while self._waiting:
-            self._note(ended(empty_result(self._waiting.popleft()), 0.0))
+        self.ledger.give_up()
 
 
 def perform_on_node(item: Item, folder: str, verify: bool, version: str) -> Result:

@@ -55,6 +55,7 @@ def batch(
 
     Exit 1 if an item failed. Run it again to do what is left.
     """
+    from ckptfmt.batch import Batch, Ledger  # noqa: PLC0415
     from ckptfmt.batch_report import ReportFile  # noqa: PLC0415
     from ckptfmt.batch_table import BatchTable  # noqa: PLC0415
     from ckptfmt.manifest import choose, parse  # noqa: PLC0415
@@ -72,15 +73,12 @@ def batch(
     file = ReportFile(report_path)
     try:
         with stdout_kept(), BatchTable(len(items)) as table:
+            ledger = Ledger(items, folder=folder, verify=verify, report=file, listener=table)
             if engine == "ray":
                 from ckptfmt.batch_ray import RayBatch  # noqa: PLC0415
 
-                results = RayBatch(
-                    items, folder=folder, jobs=jobs, address=address or "auto", verify=verify,
-                    report=file, listener=table,
-                ).run()  # fmt: skip
+                results = RayBatch(ledger, jobs=jobs, address=address or "auto").run()
             else:
-                from ckptfmt.batch import Batch  # noqa: PLC0415
                 from ckptfmt.budget import Budget  # noqa: PLC0415
                 from ckptfmt.pool import available_nbytes  # noqa: PLC0415
 
@@ -88,10 +86,7 @@ def batch(
                     parse_nbytes(memory) if memory else available_nbytes(),
                     parse_nbytes(disk) if disk else None,
                 )
-                results = Batch(
-                    items, folder=folder, jobs=jobs or 2, budget=budget, verify=verify,
-                    report=file, listener=table,
-                ).run()  # fmt: skip
+                results = Batch(ledger, jobs=jobs or 2, budget=budget).run()
     finally:
         file.close()
     _tell(results, report_path, as_json)
