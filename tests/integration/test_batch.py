@@ -355,9 +355,12 @@ def test_a_terminal_sees_a_table(tmp_path: Path, model: Path) -> None:
     assert child.returncode == 1
     assert stdout.startswith("1 done, ")
     text = shown.decode()
-    for part in ("0 of 2 ended", "planning", "1 of 2 ended, 1 done", "a.ckpt: done, ",
+    for part in ("0 of 2 ended", "1 of 2 ended, 1 done", "a.ckpt: done, ",
                  "b.ckpt: failed: nowhere: no such source"):  # fmt: skip
         assert part in text
+    # Which of its states is drawn depends on how long they take.
+    states = ("planning", "waiting", "converting", "verifying")
+    assert any(state in text for state in states)
 
 
 def test_the_table_tells_bytes_and_rates() -> None:
