@@ -41,7 +41,7 @@ def test_report_has_all_that_is_promised(report: dict[str, Any], measured: Path)
     load = report["load"]
     assert load["gb_s"] > 0
     assert load["first_gb_s"] > 0
-    assert load["runs_gb_s"] == [load["gb_s"]]
+    assert load["runs_gb_s"] == pytest.approx([load["gb_s"]])  # a median of one is computed anew
     assert load["stats"]["verified_nbytes"] == 96 << 20
     kinds = {one["kind"] for one in report["ceilings"]}
     assert {"cache", "checksum", "memory"} <= kinds
