@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ckptfmt.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from ckptfmt.checkpoint import Checkpoint, load
-    from ckptfmt.checkpoint import open_checkpoint as open
+    from ckptfmt.checkpoint import Checkpoint
     from ckptfmt.conversion import ConvertReport, convert
     from ckptfmt.errors import (
         ChecksumError,
@@ -38,13 +37,15 @@ if TYPE_CHECKING:
         UnsupportedVersionError,
     )
     from ckptfmt.exporting import export
+    from ckptfmt.opening import load
+    from ckptfmt.opening import open_checkpoint as open
     from ckptfmt.options import ConvertOptions, LoadOptions
     from ckptfmt.saving import SaveOptions, save_dict, save_lora, save_model
     from ckptfmt.stats import FileStrategy, LoadStats, load_stats
     from ckptfmt.verification import Problem, VerifyReport, verify
 
 _HOMES = {
-    "Checkpoint": "checkpoint", "load": "checkpoint", "open": "checkpoint:open_checkpoint",
+    "Checkpoint": "checkpoint", "load": "opening", "open": "opening:open_checkpoint",
     "ConvertReport": "conversion", "convert": "conversion",
     "export": "exporting",
     "ConvertOptions": "options", "LoadOptions": "options",

@@ -15,10 +15,10 @@ import msgspec
 from ckptfmt import layout
 from ckptfmt.batch_report import Failure, Result
 from ckptfmt.budget import Need
-from ckptfmt.checkpoint import open_checkpoint
 from ckptfmt.conversion import planned
 from ckptfmt.dtypes import DTYPES
 from ckptfmt.errors import CkptError, FormatError, TargetExistsError
+from ckptfmt.opening import open_checkpoint
 from ckptfmt.verification import verify as verify_checkpoint
 from ckptfmt.writer import CHUNK_NBYTES
 

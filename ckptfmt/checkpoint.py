@@ -11,7 +11,6 @@ from ckptfmt import (
     dtypes,
     fill,
     loading,
-    placement,
     selection,
     streaming,
     telemetry,
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from ckptfmt.engine import Progress
     from ckptfmt.index import Index, TensorEntry
+    from ckptfmt.rows import Rows
     from ckptfmt.trace import Trace
 
 #: Read-ahead of ``stream`` if the caller does not say.
@@ -134,6 +134,7 @@ class Checkpoint:
         options: LoadOptions | None = None,
         progress: Progress | None = None,
         no_split: Sequence[str] = (),
+        rows: Rows | None = None,
         trace: list[Trace] | None = None,
     ) -> dict[str, Any]:
         """Load tensors. See :func:`ckptfmt.load`; `names` are names or glob patterns.
@@ -144,10 +145,11 @@ class Checkpoint:
             row = dtypes.cast_target(dtype)
             if verify is None:  # what is cast is read, so nothing is left to map
                 verify = not mmap or row is not None
+            files, chosen = self.files.wanted(selection.select(self.positions, names), rows)
             request = loading.Request(
-                self.files, selection.select(self.positions, names), options or self.options,
+                files, chosen, options or self.options,
                 verify=verify, framework=framework, progress=progress,
-                devices=_devices(device, no_split), traces=trace,
+                devices=Devices.meant(device, no_split), traces=trace,
             )  # fmt: skip
             if request.devices is not None and mmap:
                 raise OptionError(f"mmap=True maps files into host memory, device is {device!r}")
@@ -175,6 +177,7 @@ class Checkpoint:
         verify: bool = True,
         framework: str = "torch",
         options: LoadOptions | None = None,
+        rows: Rows | None = None,
     ) -> Iterator[tuple[str, Any]]:
         """Yield ``(name, tensor)`` in file order while the next ones are being read.
 
@@ -193,6 +196,8 @@ class Checkpoint:
             ``"torch"`` or ``"numpy"``.
         options : LoadOptions, optional
             How to read.
+        rows : mapping of str to (int, int), optional
+            As for :func:`ckptfmt.load`.
 
         Yields
         ------
@@ -200,9 +205,10 @@ class Checkpoint:
             The tensor is the caller's: its memory is its own and is never written again. Tied names
             follow each other and share memory.
         """
+        files, chosen = self.files.wanted(selection.select(self.positions, names), rows)
         request = loading.Request(
-            self.files, selection.select(self.positions, names), options or self.options,
-            verify=verify, framework=framework, progress=None, devices=_devices(device),
+            files, chosen, options or self.options,
+            verify=verify, framework=framework, progress=None, devices=Devices.meant(device),
         )  # fmt: skip
         return self._stream(request, max_nbytes)
 
@@ -267,7 +273,7 @@ class Checkpoint:
     def _remember(
         self, stats: LoadStats, request: loading.Request, span: telemetry.Span
     ) -> None:
-        nbytes = self.files.nbytes(request.chosen.values())
+        nbytes = request.files.nbytes(request.chosen.values())
         self._stats = remember(replace(stats, nbytes=nbytes))
         span.tell(self._stats)
         telemetry.tell_load(self.path, self._stats)
@@ -292,99 +298,3 @@ class Checkpoint:
     def __del__(self) -> None:
         if hasattr(self, "files"):
             self.files.close()
-
-
-def _devices(
-    device: str | Mapping[str, str],
-    no_split: Sequence[str] = (),
-) -> Devices | None:
-    """The devices meant; None for the CPU."""
-    if isinstance(device, Mapping):
-        return Devices(dict(device), no_split)
-    name = str(device)
-    if name != "auto":
-        name = placement.normalize(device)
-    return None if name == "cpu" else Devices(name, no_split)
-
-
-def load(
-    path: str | os.PathLike[str],
-    device: str | Mapping[str, str] = "cpu",
-    names: str | Iterable[str] | None = None,
-    dtype: object = None,
-    verify: bool | None = None,
-    mmap: bool = False,
-    options: LoadOptions | None = None,
-    progress: Progress | None = None,
-    *,
-    framework: str = "torch",
-    no_split: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Load tensors of a checkpoint.
-
-    Parameters
-    ----------
-    path : path-like
-        Folder written by :func:`ckptfmt.convert`.
-    device : str or mapping of str to str
-        ``"cpu"``, ``"npu:0"``, ``"cuda:0"``, ``"auto"`` (all NPUs, or where torch_npu is not
-        installed all GPUs, by free memory and sizes of modules), or
-        devices by name of module: ``{"model.layers.0": "npu:0", "": "npu:1"}``, the longest name
-        wins.
-    names : str or iterable of str, optional
-        Names or glob patterns; all if not given. Only the aligned ranges they need are read.
-    dtype : str or torch.dtype, optional
-        Cast floating tensors of 16 bits and more: ``"bf16"``, ``"fp16"``, ``"fp32"``. As stored if
-        not given.
-    verify : bool, optional
-        Compare every byte read with its checksum. On if not given, except with `mmap` alone.
-    mmap : bool
-        Give private, writable views of the files without reading them. Changing one copies its
-        pages; the files never change, and must not be changed by others.
-    options : LoadOptions, optional
-        How to read; else ``CKPTFMT_*`` in the environment, else the defaults.
-    progress : callable, optional
-        Called with bytes done and bytes in all, from this thread.
-    framework : str
-        ``"torch"`` or ``"numpy"``; devices take torch tensors only.
-    no_split : sequence of str
-        With ``"auto"``: patterns on names of modules that stay on one device, beside the layers.
-
-    Returns
-    -------
-    dict of str to Tensor or ndarray
-        In order of position; dtypes and shapes as stored. Each is writable, owns its memory and
-        gives it back when it dies; tied names share theirs.
-
-    Raises
-    ------
-    NotFoundError, FormatError
-        No checkpoint, or not a valid one. Nothing is returned.
-    ChecksumError
-        Bytes are damaged; tensor, partition and offset are named.
-    FileError
-        A read failed; ``errno`` and ``filename`` are the system's.
-    TensorNotFoundError
-        A name does not exist.
-    DeviceError, MissingDependencyError
-        A device failed or is not there. Nothing is returned, and nothing falls back to the CPU.
-    OutOfMemoryError
-        The tensors do not fit.
-    """
-    with telemetry.span("load"), Checkpoint(path, options=options) as checkpoint:
-        return checkpoint.load(
-            names, device=device, dtype=dtype, verify=verify, mmap=mmap, framework=framework,
-            progress=progress, no_split=no_split,
-        )  # fmt: skip
-
-
-def open_checkpoint(
-    path: str | os.PathLike[str], *, options: LoadOptions | None = None
-) -> Checkpoint:
-    """Open a checkpoint: its index and all its partitions are checked, no tensor is read.
-
-    See :class:`Checkpoint`. Public as ``ckptfmt.open``.
-    """
-    return Checkpoint(path, options=options)
-
-

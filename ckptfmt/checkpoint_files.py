@@ -15,6 +15,7 @@ from ckptfmt import index as index_module
 from ckptfmt import layout
 from ckptfmt._core import crc32c_combine
 from ckptfmt.errors import ClosedError
+from ckptfmt.extents import Extents
 from ckptfmt.partitions import (
     Partition,
     check_index_sum,
@@ -24,7 +25,7 @@ from ckptfmt.partitions import (
     read_index,
     read_small,
 )
-from ckptfmt.read_plan import Extents
+from ckptfmt.rows import cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,25 +34,67 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ckptfmt.index import Index
+    from ckptfmt.rows import Rows
 
 
-class CheckpointFiles:
-    """A checkpoint's folder, its index and its partitions, open and checked.
+class TensorFiles:
+    """Open files, and which of their bytes are which tensor: what a load is made from.
 
     Attributes
     ----------
     path : str
         As given.
-    dir_fd : int
-        The folder.
     index : Index
-        Validated.
+        Validated, or a part of such a one.
     partitions : list of Partition
         In order.
     crcs : uint32 array
         Checksums of all blocks, in table order over the partitions.
     extents : Extents
         The index's, as columns.
+    """
+
+    path: str
+    index: Index
+    partitions: list[Partition]
+    crcs: npt.NDArray[np.uint32]
+    extents: Extents
+
+    @property
+    def stored(self) -> TensorFiles:
+        """All that the files hold, if this is a part of it."""
+        return self
+
+    def nbytes(self, positions: Iterable[int]) -> int:
+        """Bytes of some tensors, padding not counted."""
+        mine = self.extents.of_tensors(list(positions))
+        return int(self.extents.nbytes[mine].sum())
+
+
+class PartialFiles(TensorFiles):
+    """The same files, of whose tensors only some rows are wanted."""
+
+    def __init__(self, stored: TensorFiles, index: Index, extents: Extents) -> None:
+        self.path = stored.path
+        self.index = index
+        self.partitions = stored.partitions
+        self.crcs = stored.crcs
+        self.extents = extents
+        self._stored = stored
+
+    @property
+    def stored(self) -> TensorFiles:
+        """All that the files hold."""
+        return self._stored
+
+
+class CheckpointFiles(TensorFiles):
+    """A checkpoint's folder, its index and its partitions, open and checked.
+
+    Attributes
+    ----------
+    dir_fd : int
+        The folder.
     positions : dict of str to int
         Names, and which tensor each means.
     """
@@ -62,13 +105,13 @@ class CheckpointFiles:
         self._users = 0
         self._closing: bool = False
         self.dir_fd = open_folder(self.path)
-        self.partitions: list[Partition] = []
+        self.partitions = []
         try:
             data = read_index(self.dir_fd, self.path)
             sums = read_small(self.dir_fd, self.path, layout.SUMS_FILE)
             where = os.path.join(self.path, layout.INDEX_FILE)
             check_index_sum(data, sums, where)
-            self.index: Index = index_module.decode(data, where)
+            self.index = index_module.decode(data, where)
             self.crcs = self._open_partitions()
         except BaseException:
             self._close()
@@ -90,6 +133,16 @@ class CheckpointFiles:
             tables.append(check_partition(partition, expected_header(self.index, number)))
         return np.concatenate(tables) if tables else np.zeros(0, np.uint32)
 
+    def wanted(
+        self, chosen: dict[str, int], rows: Rows | None
+    ) -> tuple[TensorFiles, dict[str, int]]:
+        """What a load of the chosen names is made from, and which of its tensors they are."""
+        if not rows:
+            return self, chosen
+        index, extents, positions = cut(self.index, self.extents, self.positions, chosen, rows)
+        found = {name: positions[name] for name in sorted(chosen, key=positions.__getitem__)}
+        return PartialFiles(self, index, extents), found
+
     def crc32c(self, position: int) -> int:
         """CRC32C of a whole tensor, combined from those of its blocks. Nothing is read."""
         mine = self.extents.of_tensors([position])
@@ -100,11 +153,6 @@ class CheckpointFiles:
                 crc = crc32c_combine(crc, int(self.crcs[block]), nbytes)
                 block += 1
         return crc
-
-    def nbytes(self, positions: Iterable[int]) -> int:
-        """Bytes of some tensors, padding not counted."""
-        mine = self.extents.of_tensors(list(positions))
-        return int(self.extents.nbytes[mine].sum())
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

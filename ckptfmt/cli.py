@@ -151,7 +151,7 @@ def _report_lines(report: ConvertReport, seconds: float, dry_run: bool) -> list[
 def inspect(path: str, tree: bool, depth: int, as_json: bool) -> None:
     """Show tensors, dtypes, partitions and provenance of the checkpoint PATH."""
     from ckptfmt import rendering  # noqa: PLC0415
-    from ckptfmt.checkpoint import open_checkpoint  # noqa: PLC0415
+    from ckptfmt.opening import open_checkpoint  # noqa: PLC0415
 
     with open_checkpoint(path) as checkpoint:
         index = checkpoint.index

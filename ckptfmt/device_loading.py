@@ -16,7 +16,7 @@ from ckptfmt._core import CuFile
 from ckptfmt.dtypes import DTYPES, to_torch
 from ckptfmt.errors import OptionError
 from ckptfmt.pool import HUGE_NBYTES, borrowed, pool_nbytes
-from ckptfmt.read_plan import plan_read
+from ckptfmt.read_plan import plan_reach, plan_read
 from ckptfmt.reading import MAX_SENDING_THREADS, MAX_THREADS, Transfer
 from ckptfmt.stats import FileStrategy, LoadStats
 
@@ -206,14 +206,13 @@ def _prepare(
     extents, mine = request.files.extents, destination.extents
     crcs, options = request.files.crcs, request.options
     chosen = staging.choose(device, partitions, options)
+    reach = extents.reach(mine)
+    if chosen.letter == "E" and request.verify and reach.extents is not extents:
+        why = "E: what is read to verify some rows has no place on the device"
+        chosen = replace(chosen, letter="D", reasons=(*chosen.reasons, why))
     if chosen.letter in "EG":
         return _read_there(request, destination, held, chosen.letter), chosen, 0
-    # Addresses that mirror the files: what lies together in a file is read together.
-    starts = np.cumsum([0, *(p.file_nbytes for p in partitions[:-1])], dtype=np.int64)
-    plan = plan_read(
-        extents, mine, starts[extents.partition[mine]] + extents.offset[mine], crcs,
-        op_nbytes=options.op_nbytes,
-    )  # fmt: skip
+    plan = plan_reach(reach, 0, crcs, op_nbytes=options.op_nbytes)
     copy_now = options.sync_copy or chosen.letter == "D"
     limit = pool_nbytes(
         options, chosen.letter, shared=device.is_shared, pools=pools, of_device=of_device
@@ -229,7 +228,7 @@ def _prepare(
         kind=device.kind,
         device=device.number,
         copies=lambda final: device_plan.plan_copies(
-            final, extents, mine, destination.addresses, destination.room
+            final, reach.at, extents.nbytes[mine], destination.addresses, destination.room
         ),
         pool=pool.address, pool_nbytes=usable, bounce=pool.bounce, after=after,
         abandon=pool.abandon,

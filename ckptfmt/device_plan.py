@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptfmt.layout import BLOCK_NBYTES, MIN_ALIGNMENT
+from ckptfmt.layout import MIN_ALIGNMENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ckptfmt.index import Index
-    from ckptfmt.read_plan import Extents, ReadPlan
+    from ckptfmt.read_plan import ReadPlan
 
 #: Tensors of so many bytes have an allocation each, so that replacing one frees its memory.
 OWN_NBYTES = 1 << 20
@@ -108,8 +108,8 @@ def allocate_plan(index: Index, positions: Sequence[int]) -> DevicePlan:
 
 def plan_copies(
     plan: ReadPlan,
-    extents: Extents,
-    mine: npt.NDArray[np.int64],
+    at: npt.NDArray[np.int64],
+    nbytes: npt.NDArray[np.int64],
     addresses: npt.NDArray[np.int64],
     room: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]:
@@ -118,12 +118,10 @@ def plan_copies(
     Parameters
     ----------
     plan : ReadPlan
-        As it will be read, ``cut`` included. It was made for the extents `mine`, with addresses
-        that mirror the files.
-    extents : Extents
-        Of the whole checkpoint.
-    mine : int64 array, shape (n,)
-        The chosen extents, as they were given to ``plan_read``.
+        As it will be read, ``cut`` included.
+    at, nbytes : int64 arrays, shape (n,)
+        Where each wanted extent is in what is read, by the plan's addresses (``Reach.at``); its
+        length. Ascending, and none overlaps another.
     addresses : int64 array, shape (n,)
         Where each of them goes on the device.
     room : int64 array, shape (n,)
@@ -137,28 +135,27 @@ def plan_copies(
     begins : int64 array
         Op ``i`` has ``copies[begins[i] : begins[i + 1]]``.
     """
-    counts = plan.ops["n_blocks"].astype(np.int64)
-    total = int(counts.sum())
-    # Ops may have been put in another order than their blocks.
-    shift = plan.ops["first_block"] - (np.cumsum(counts) - counts)
-    block = np.arange(total) + np.repeat(shift, counts)
+    low = plan.ops["address"]
+    high = low + plan.ops["nbytes"]
+    end = at + nbytes
+    met = np.searchsorted(end, low, side="right")  # the first extent that each op has bytes of
+    counts = np.searchsorted(at, high, side="left") - met
     op = np.repeat(np.arange(len(counts)), counts)
-
-    row = np.repeat(np.arange(len(mine)), -(-extents.nbytes[mine] // BLOCK_NBYTES))[block]
-    within = (plan.block_ids[block] - extents.first_block[mine[row]]) * BLOCK_NBYTES
-    start = plan.blocks["start"][block]
-    stop = start + plan.blocks["nbytes"][block]
-    address = addresses[row] + within
+    row = np.arange(len(op)) + np.repeat(met - (np.cumsum(counts) - counts), counts)
+    first_byte = np.maximum(at[row], low[op])
+    start = first_byte - low[op]
+    stop = np.minimum(end[row], high[op]) - low[op]
+    address = addresses[row] + first_byte - at[row]
     limit = addresses[row] + room[row]  # the allocation's end, which tells it from others
 
-    begin = np.ones(total, bool)
+    begin = np.ones(len(op), bool)
     begin[1:] = (
         (op[1:] != op[:-1])
         | (np.diff(address) != np.diff(start))
         | (limit[1:] != limit[:-1])
     )  # fmt: skip
     first = np.flatnonzero(begin)
-    last = np.append(first[1:], total)[: len(first)] - 1
+    last = np.append(first[1:], len(op))[: len(first)] - 1
     copies = np.zeros(len(first), COPY_DTYPE)
     copies["start"] = start[first]
     copies["nbytes"] = stop[last] - start[first]

@@ -78,6 +78,18 @@ class Devices:
     found: dict[str, Accelerator] = field(default_factory=dict)
     placed: dict[int, str] | None = None
 
+    @classmethod
+    def meant(
+        cls, device: str | Mapping[str, str], no_split: Sequence[str] = ()
+    ) -> Devices | None:
+        """The devices that a person's words mean; None for the CPU."""
+        if isinstance(device, Mapping):
+            return cls(dict(device), no_split)
+        name = str(device)
+        if name != "auto":
+            name = placement.normalize(device)
+        return None if name == "cpu" else cls(name, no_split)
+
     def place(self, request: Request) -> dict[str, list[int]]:
         """Positions by device, which are brought up.
 

@@ -12,7 +12,7 @@ import numpy as np
 from ckptfmt import engine, layout, telemetry, tensors
 from ckptfmt._core import Memory, Region
 from ckptfmt.errors import OutOfMemoryError
-from ckptfmt.read_plan import compact_addresses, plan_read
+from ckptfmt.read_plan import plan_reach
 from ckptfmt.reading import Reading, Scan
 from ckptfmt.stats import FileStrategy, LoadStats
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from ckptfmt.checkpoint_files import CheckpointFiles
+    from ckptfmt.checkpoint_files import TensorFiles
     from ckptfmt.devices import Devices
     from ckptfmt.engine import Progress
+    from ckptfmt.extents import Reach
     from ckptfmt.options import LoadOptions
     from ckptfmt.partitions import Partition
     from ckptfmt.read_plan import ReadPlan
@@ -40,7 +41,7 @@ class Request:
 
     Attributes
     ----------
-    files : CheckpointFiles
+    files : TensorFiles
         Where from; held open by the caller.
     chosen : dict of str to int
         Names, and the position of the tensor each means.
@@ -50,7 +51,7 @@ class Request:
         What workers do is added to it.
     """
 
-    files: CheckpointFiles
+    files: TensorFiles
     chosen: dict[str, int]
     options: LoadOptions
     verify: bool
@@ -72,8 +73,9 @@ class Request:
         )  # fmt: skip
 
 
-def describer(files: CheckpointFiles) -> Callable[[int], tuple[str, Partition, int, int]]:
+def describer(files: TensorFiles) -> Callable[[int], tuple[str, Partition, int, int]]:
     """A function from a block's number to what a person needs to know of it."""
+    files = files.stored
 
     def describe(block: int) -> tuple[str, Partition, int, int]:
         extents = files.extents
@@ -106,16 +108,14 @@ def _read_positions(
         meanwhile(regions)
         return regions, LoadStats(engine="none: nothing to read")
     with telemetry.span("plan"):
-        addresses = compact_addresses(extents, mine)
-        total = int(addresses[-1] + extents.span[mine[-1]])
-        memory = allocate(total)
-        plan = plan_read(
-            extents, mine, addresses + memory.address, files.crcs,
-            op_nbytes=request.options.op_nbytes,
-        )  # fmt: skip
-        _cut_regions(regions, memory, extents.tensor[mine], addresses, extents.nbytes[mine], total)
+        reach = extents.reach(mine)
+        memory = allocate(reach.nbytes)
+        plan = plan_reach(reach, memory.address, files.crcs, op_nbytes=request.options.op_nbytes)
+        _cut_regions(regions, memory, extents.tensor[mine], reach, extents.nbytes[mine])
+        spare = [memory.region(start, nbytes, nbytes) for start, nbytes in reach.spare.tolist()]
     reading = request.reading(plan, memory)
     stats = engine.run(reading, request.progress, lambda: meanwhile(regions))
+    spare.clear()  # it has been verified, and goes back to the system
     return regions, replace(stats, huge_pages=memory.huge_pages)
 
 
@@ -123,14 +123,13 @@ def _cut_regions(
     regions: dict[int, Region | None],
     memory: Memory,
     tensor: npt.NDArray[np.int64],
-    addresses: npt.NDArray[np.int64],
+    reach: Reach,
     nbytes: npt.NDArray[np.int64],
-    total: int,
 ) -> None:
     """One region for each tensor; the extents of a large one stand next to each other."""
     first = np.flatnonzero(np.diff(tensor, prepend=-1))
-    starts = addresses[first]
-    spans = np.diff(starts, append=total)
+    starts = reach.at[first]
+    spans = np.add.reduceat(reach.span, first)
     sizes = np.add.reduceat(nbytes, first)
     for position, start, size, span in zip(
         tensor[first].tolist(), starts.tolist(), sizes.tolist(), spans.tolist(), strict=True
@@ -188,7 +187,8 @@ def map_tensors(request: Request) -> tuple[dict[str, Any], LoadStats]:
     regions, stats = _read_positions(request, spanning)
     ways = dict(stats.files)
     maps: dict[int, Memory] = {}
-    for position in request.unique:
+    first = np.searchsorted(files.extents.tensor, request.unique)
+    for position, row in zip(request.unique, first.tolist(), strict=True):
         if len(entries[position].extents) != 1:
             regions.setdefault(position, None)
             continue
@@ -197,7 +197,7 @@ def map_tensors(request: Request) -> tuple[dict[str, Any], LoadStats]:
         memory = maps.get(extent.partition)
         if memory is None:
             memory = maps[extent.partition] = Memory(partition.file_nbytes, fd=partition.fd)
-        span = layout.align_up(extent.nbytes, files.index.alignment)
+        span = int(files.extents.span[row])
         regions[position] = memory.region(extent.offset, extent.nbytes, span)
         name = os.path.basename(partition.path)
         before = ways.get(name, FileStrategy(reason="mapped"))
@@ -230,11 +230,8 @@ def _after(nbytes: int, progress: Progress | None) -> Progress | None:
 def verify_chosen(request: Request, positions: Sequence[int]) -> LoadStats:
     """Read some tensors only to compare their checksums, or raise for the first that differs."""
     extents = request.files.extents
-    mine = extents.of_tensors(positions)
-    plan = plan_read(
-        extents, mine, compact_addresses(extents, mine), request.files.crcs,
-        op_nbytes=request.options.op_nbytes,
-    )  # fmt: skip
+    reach = extents.reach(extents.of_tensors(positions))
+    plan = plan_reach(reach, 0, request.files.crcs, op_nbytes=request.options.op_nbytes)
     scan = Scan.of(plan)
     reading = request.reading(plan, scan=scan)
     stats = engine.run(reading, request.progress)

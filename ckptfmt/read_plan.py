@@ -15,11 +15,9 @@ import numpy as np
 from ckptfmt.layout import BLOCK_NBYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy.typing as npt
 
-    from ckptfmt.index import Index
+    from ckptfmt.extents import Extents, Reach
 
 #: As ``struct ReadOp`` and ``struct Block`` in ``_core.pyx``.
 OP_DTYPE = np.dtype([
@@ -30,51 +28,6 @@ BLOCK_DTYPE = np.dtype([("start", "<i8"), ("nbytes", "<u4"), ("crc", "<u4")])
 
 #: Padding above this is not read along (alignments of 2 MiB around small tensors).
 MAX_GAP = 64 << 10
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Extents:
-    """The index's extents as columns, in order of position.
-
-    Attributes
-    ----------
-    tensor, partition, offset, nbytes : int64 arrays
-        One element for each extent.
-    first_block : int64 array
-        Its first block, counted over the whole checkpoint.
-    span : int64 array
-        Its bytes with padding.
-    """
-
-    tensor: npt.NDArray[np.int64]
-    partition: npt.NDArray[np.int64]
-    offset: npt.NDArray[np.int64]
-    nbytes: npt.NDArray[np.int64]
-    first_block: npt.NDArray[np.int64]
-    span: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, index: Index) -> Extents:
-        """Read the columns off an index."""
-        fields = [
-            field
-            for position, tensor in enumerate(index.tensors)
-            for e in tensor.extents
-            for field in (position, e.partition, e.offset, e.nbytes)
-        ]
-        table = np.array(fields, np.int64).reshape(-1, 4)
-        tensor, partition, offset, nbytes = (np.ascontiguousarray(c) for c in table.T)
-        blocks = -(-nbytes // BLOCK_NBYTES)
-        first_block = np.cumsum(blocks) - blocks
-        span = -(-nbytes // index.alignment) * index.alignment
-        return cls(tensor, partition, offset, nbytes, first_block, span)
-
-    def of_tensors(self, tensors: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Positions of the extents of some tensors, in order."""
-        wanted = np.zeros(int(self.tensor[-1]) + 1 if len(self.tensor) else 0, bool)
-        chosen = np.asarray(tensors, np.int64)
-        wanted[chosen[chosen < len(wanted)]] = True  # tensors past the last extent are empty
-        return np.flatnonzero(wanted[self.tensor])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,12 +83,6 @@ class ReadPlan:
         blocks = self.blocks.copy()
         blocks["start"] -= np.repeat(base, ops["n_blocks"])
         return ReadPlan(ops, blocks, self.block_ids)
-
-
-def compact_addresses(extents: Extents, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Addresses from 0 on that put the chosen extents next to each other, padding kept."""
-    span = extents.span[chosen]
-    return np.cumsum(span) - span
 
 
 def plan_read(
@@ -211,3 +158,12 @@ def plan_read(
     blocks["nbytes"] = block_nbytes
     blocks["crc"] = crcs[block_ids]
     return ReadPlan(ops, blocks, block_ids)
+
+
+def plan_reach(
+    reach: Reach, base: int, crcs: npt.NDArray[np.uint32], *, op_nbytes: int
+) -> ReadPlan:
+    """Plan the reads of all that has to be read, into memory that begins at `base`."""
+    return plan_read(
+        reach.extents, reach.chosen, reach.addresses + base, crcs, op_nbytes=op_nbytes
+    )

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from msgspec.structs import replace as replace_entry
 
 from ckptfmt import device_loading, layout, loading, telemetry, tensors
@@ -37,14 +38,13 @@ class _AbandonedError(Exception):
 
 def _batches(request: loading.Request, max_nbytes: int) -> Iterator[dict[str, int]]:
     """Cut the chosen names into batches: one is handed out while the next is read, half each."""
-    index = request.files.index
+    extents = request.files.extents
+    read = extents.reach(np.arange(len(extents.tensor))).extents  # whole blocks of rows, too
+    spans = np.bincount(read.tensor, read.span, len(request.files.index.tensors)).astype(np.int64)
     batch: dict[str, int] = {}
     nbytes, last = 0, -1
     for name, position in request.chosen.items():
-        span = 0
-        if position != last:
-            span = sum(layout.align_up(e.nbytes, index.alignment)
-                       for e in index.tensors[position].extents)  # fmt: skip
+        span = int(spans[position]) if position != last else 0
         # Tied names, which span nothing more, stay with the first: they share its memory.
         if span and batch and nbytes + span > max_nbytes // 2:
             yield batch

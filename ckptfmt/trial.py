@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptfmt import machine
-from ckptfmt.checkpoint import open_checkpoint
 from ckptfmt.devices import devices_of
 from ckptfmt.errors import NotFoundError, OptionError
+from ckptfmt.opening import open_checkpoint
 from ckptfmt.version import VERSION
 
 if TYPE_CHECKING:

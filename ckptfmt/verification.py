@@ -13,6 +13,7 @@ import numpy as np
 from ckptfmt import comparison, engine, layout
 from ckptfmt import index as index_module
 from ckptfmt.errors import CkptError, FormatError, NotFoundError
+from ckptfmt.extents import Extents, compact_addresses
 from ckptfmt.options import LoadOptions
 from ckptfmt.partitions import (
     Partition,
@@ -24,7 +25,7 @@ from ckptfmt.partitions import (
     read_small,
 )
 from ckptfmt.problems import Problem
-from ckptfmt.read_plan import Extents, compact_addresses, plan_read
+from ckptfmt.read_plan import plan_read
 from ckptfmt.reading import Reading, Scan
 from ckptfmt.target import sums_line
 

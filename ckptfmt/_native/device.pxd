@@ -13,6 +13,8 @@ cdef struct Fault:
 
 cdef struct DeviceOps:
     const char *name
+    # What both ends of a queued copy have to be multiples of; others are waited for.
+    size_t alignment
     # A stream of this thread's own and an event for each slot. What is queued waits for the event
     # `after`, which may be NULL.
     int (*open)(void **queue, int device, void *after, unsigned slots, Fault *fault) noexcept nogil

@@ -127,6 +127,7 @@ cdef int acl_close(void *queue, Fault *fault) noexcept nogil:
 
 cdef DeviceOps OPS
 OPS.name = b"npu"
+OPS.alignment = 64            # before CANN 8.5
 OPS.open = acl_open
 OPS.copy = acl_copy
 OPS.copy_now = acl_copy_now

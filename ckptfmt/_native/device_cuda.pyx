@@ -118,6 +118,7 @@ cdef int cuda_close(void *queue, Fault *fault) noexcept nogil:
 
 cdef DeviceOps OPS
 OPS.name = b"cuda"
+OPS.alignment = 1
 OPS.open = cuda_open
 OPS.copy = cuda_copy
 OPS.copy_now = cuda_copy_now

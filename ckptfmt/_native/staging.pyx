@@ -76,17 +76,22 @@ cdef bint send(Run *run, Lane *lane, unsigned slot, int64_t op, bint from_bounce
     cdef int64_t i
     cdef int code
     cdef Fault fault
-    cdef long long began
+    cdef long long began, waited
     cdef unsigned last
+    cdef uintptr_t ends
     if from_bounce and lane.bounce != NULL:
         memcpy(base, lane.bounce + slot * run.slot_nbytes, <size_t>run.ops[op].nbytes)
     began = now_ns()
     for i in range(run.copy_begins[op], run.copy_begins[op + 1]):
         piece = &run.copies[i]
-        if run.copy_now:
+        ends = <uintptr_t>piece.address | <uintptr_t>(base + piece.start)
+        if run.copy_now or ends & (run.device.alignment - 1):
+            waited = now_ns()
             code = run.device.copy_now(lane.queue, <void *><uintptr_t>piece.address,
                                        <size_t>piece.room, base + piece.start,
                                        <size_t>piece.nbytes, &fault)
+            if not run.copy_now:
+                fetch_add(&run.device_wait_ns, now_ns() - waited)
         else:
             code = run.device.copy(lane.queue, <void *><uintptr_t>piece.address,
                                    <size_t>piece.room, base + piece.start,

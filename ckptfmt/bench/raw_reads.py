@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ckptfmt import engine
+from ckptfmt.extents import compact_addresses
 from ckptfmt.loading import allocate, describer
-from ckptfmt.read_plan import ReadPlan, compact_addresses, plan_read
+from ckptfmt.read_plan import ReadPlan, plan_read
 from ckptfmt.reading import Reading, Scan
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from ckptfmt import engine, placement
 from ckptfmt.bench.pipeline import Way
 from ckptfmt.bench.raw_reads import Sample, cpu_seconds
-from ckptfmt.checkpoint import open_checkpoint
 from ckptfmt.devices import bring_up
 from ckptfmt.dtypes import import_torch
 from ckptfmt.errors import OptionError
 from ckptfmt.loading import allocate
+from ckptfmt.opening import open_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

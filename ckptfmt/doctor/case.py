@@ -115,7 +115,7 @@ def weight_nbytes(path: str) -> int:
         return os.path.getsize(path)
     if os.path.exists(os.path.join(path, "ckptfmt.json")):
         try:
-            from ckptfmt.checkpoint import open_checkpoint  # noqa: PLC0415
+            from ckptfmt.opening import open_checkpoint  # noqa: PLC0415
         except ImportError:  # no compiled modules, which is found elsewhere: the files will do
             pass
         else:

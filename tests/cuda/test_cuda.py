@@ -41,6 +41,10 @@ WAYS = [
     *(case("filling.into_dense", model=model, staging=letter)
       for letter in LETTERS for model in ("large", "wide")),
     *(case("filling.into_awkward", staging=letter) for letter in LETTERS),
+    *(case("rows.equal", model=model, staging=letter, verify=verify)
+      for letter in LETTERS
+      for model, verify in (("large", True), ("mixed", True), ("wide", False))),
+    case("rows.cast", staging="A"),
     case("filling.refused"),
     case("filling.into_module"),
     *(case("filling.cast", dtype=dtype, device="cuda:1") for dtype in ("bf16", "fp16", "fp32")),

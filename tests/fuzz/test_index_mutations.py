@@ -11,8 +11,9 @@ import numpy as np
 
 from ckptfmt import index, rendering
 from ckptfmt.errors import FormatError, UnsupportedVersionError
+from ckptfmt.extents import Extents, compact_addresses
 from ckptfmt.index import Index
-from ckptfmt.read_plan import Extents, compact_addresses, plan_read
+from ckptfmt.read_plan import plan_read
 from tests.helpers import mutations
 from tests.helpers.indexes import MIB, check, make_index, plain, sized, small_index, spec
 from tests.helpers.mutations import mutate_bytes, mutate_tree, spelled, to_pairs

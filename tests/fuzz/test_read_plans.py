@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptfmt._core import Engine, Memory, crc32c
-from ckptfmt.read_plan import Extents, compact_addresses, plan_read
+from ckptfmt.extents import Extents, compact_addresses
+from ckptfmt.read_plan import plan_read
 from tests.helpers.engines import GUARD, as_bytes, need, noise, open_direct, work
 from tests.helpers.indexes import MIB, make_index, sized
 from tests.helpers.mutations import fuzz_settings

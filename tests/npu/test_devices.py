@@ -43,6 +43,10 @@ CASES = [
       for model in ("large", "wide")),
     *((place, case("filling.into_awkward", staging=letter))
       for place, letter in ((NEW, "A"), (OLD, "C"), (RC, "E"))),
+    *((place, case("rows.equal", model=model, staging=letter, verify=verify))
+      for place, letter in ((NEW, "A"), (OLD, "C"), (OLD, "D"), (RC, "E"))
+      for model, verify in (("large", True), ("mixed", True), ("wide", False))),
+    *((place, case("rows.cast", staging=letter)) for place, letter in ((NEW, "A"), (OLD, "C"))),
     (NEW, case("filling.refused")),
     (NEW, case("filling.into_module")),
     *((place, case("filling.own_format", staging=letter))

@@ -18,8 +18,9 @@ from ckptfmt.device_plan import (
     allocate_plan,
     plan_copies,
 )
+from ckptfmt.extents import Extents, compact_addresses
 from ckptfmt.index import Index
-from ckptfmt.read_plan import Extents, ReadPlan, compact_addresses, plan_read
+from ckptfmt.read_plan import ReadPlan, plan_read
 from tests.helpers.indexes import MIB, make_index, sized
 
 BASE = 0x12C0_0000_0000
@@ -143,6 +144,15 @@ class Model:
         return np.concatenate(parts)
 
 
+def plan_all(
+    model: Model, reads: ReadPlan, mine: npt.NDArray[np.int64], addresses: npt.NDArray[np.int64],
+    room: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64]]:  # fmt: skip
+    """The copies of what `Model.read_plan` reads."""
+    at = compact_addresses(model.extents, mine)
+    return plan_copies(reads, at, model.extents.nbytes[mine], addresses, room)
+
+
 class Device:
     """Allocations at addresses; tells what was written where, and how often."""
 
@@ -220,7 +230,7 @@ def copied(
     device = Device(plan, [gap] * len(plan.allocations))
     mine = model.extents.of_tensors(plan.positions.tolist())
     reads = model.read_plan(mine)
-    found = plan_copies(reads, model.extents, mine, *device.where(model.extents, mine))
+    found = plan_all(model, reads, mine, *device.where(model.extents, mine))
     carry_out(model, device, reads, *found)
     assert_filled(model, device)
     return found
@@ -278,7 +288,7 @@ def test_ops_in_another_order_have_their_own_copies() -> None:
     order = np.random.default_rng(5).permutation(len(reads.ops))
     assert order.tolist() != sorted(order)
     reads = ReadPlan(np.ascontiguousarray(reads.ops[order]), reads.blocks, reads.block_ids)
-    found = plan_copies(reads, model.extents, mine, *device.where(model.extents, mine))
+    found = plan_all(model, reads, mine, *device.where(model.extents, mine))
     carry_out(model, device, reads, *found)
     assert_filled(model, device)
 
@@ -291,7 +301,7 @@ def test_one_tensor_goes_to_two_places_if_it_is_asked_for_twice() -> None:
     addresses = np.array(device.bases, np.int64)
     room = np.array(device.plan.allocations, np.int64)
     reads = model.read_plan(mine)
-    found = plan_copies(reads, model.extents, mine, addresses, room)
+    found = plan_all(model, reads, mine, addresses, room)
     carry_out(model, device, reads, *found)
     assert np.array_equal(device.memory[0], model.content(0))
     assert np.array_equal(device.memory[1], model.content(0))
@@ -314,7 +324,7 @@ def test_every_byte_is_copied_once(seed: int, alignment: int) -> None:
     reads = model.read_plan(mine, op_mib=rng.choice([1, 4, 7]))
     if seed % 2:
         reads = reads.cut(np.array([rng.random() < 0.3 for _ in range(len(reads.blocks))], bool))
-    found = plan_copies(reads, model.extents, mine, *device.where(model.extents, mine))
+    found = plan_all(model, reads, mine, *device.where(model.extents, mine))
     carry_out(model, device, reads, *found)
     assert_filled(model, device)
 
@@ -326,6 +336,6 @@ def test_tensors_of_several_extents_are_among_those() -> None:
     device = Device(allocate_plan(made, [0]), [0])
     mine = model.extents.of_tensors([0])
     reads = model.read_plan(mine)
-    found = plan_copies(reads, model.extents, mine, *device.where(model.extents, mine))
+    found = plan_all(model, reads, mine, *device.where(model.extents, mine))
     carry_out(model, device, reads, *found)
     assert_filled(model, device)

@@ -17,11 +17,12 @@ ORDER = """
     acl_places cann_files bench doctor hub_address retrying
     _native _core
     sources.strided sources.protobuf page_cache trace
-    units telemetry selection dtypes layout index write_plan export_plan read_plan options
+    units telemetry selection dtypes layout index write_plan export_plan extents
+    read_plan rows options
     rendering placement device_plan chips selftest_report budget manifest
     input_file strategy partitions checkpoint_files reading engine tensors loading
     runtime_library acl_library cuda_library gds accelerator npu cuda devices pool staging machine
-    device_loading streaming fill checkpoint trial
+    device_loading streaming fill checkpoint opening trial
     selftest_steps
     bench.pipeline bench.candidates bench.timeline bench.cache_state bench.contenders
     bench.raw_reads bench.in_turn bench.rates bench.subject bench.judgement bench.tuning
@@ -49,8 +50,8 @@ POSITION = {f"ckptfmt.{name}": i for i, name in enumerate(ORDER)}
 #: They open no file and touch no device: what they decide can be tested by values.
 PURE = [
     "errors", "problems", "stats", "units", "selection", "dtypes", "layout", "index", "write_plan",
-    "read_plan", "options", "rendering", "acl_codes", "cuda_codes", "code_hints", "placement",
-    "device_plan", "device_errors",
+    "extents", "read_plan", "rows", "options", "rendering", "acl_codes", "cuda_codes",
+    "code_hints", "placement", "device_plan", "device_errors",
     "chips", "selftest_report", "export_plan", "bench.pipeline", "bench.candidates",
     "bench.page_style", "bench.page_timeline", "bench.page_words", "bench.page_bars",
     "bench.page_tracks", "bench.page_tables", "bench.page",

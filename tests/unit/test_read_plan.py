@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ckptfmt.extents import Extents, compact_addresses
 from ckptfmt.index import Index
 from ckptfmt.read_plan import (
     BLOCK_DTYPE,
     MAX_GAP,
     OP_DTYPE,
-    Extents,
     ReadPlan,
-    compact_addresses,
     plan_read,
 )
 from tests.helpers.indexes import MIB, make_index, sized, small_index
