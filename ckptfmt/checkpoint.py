@@ -15,10 +15,10 @@ from ckptfmt import (
     streaming,
     telemetry,
 )
-from ckptfmt.checkpoint_files import CheckpointFiles
 from ckptfmt.devices import Devices
 from ckptfmt.errors import OptionError
 from ckptfmt.options import LoadOptions
+from ckptfmt.regrouped import RegroupedFiles, open_files
 from ckptfmt.stats import LoadStats, remember
 
 if TYPE_CHECKING:
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
+    from ckptfmt.checkpoint_files import CheckpointFiles
     from ckptfmt.engine import Progress
     from ckptfmt.index import Index, TensorEntry
     from ckptfmt.rows import Rows
+    from ckptfmt.topology import Piece
     from ckptfmt.trace import Trace
 
 #: Read-ahead of ``stream`` if the caller does not say.
@@ -45,6 +47,9 @@ class Checkpoint:
     ----------
     path : path-like
         The folder.
+    rank, tensor_parallel : int, optional
+        Which of how many ranks this is, of a checkpoint that was cut for ranks or holds their
+        state: it has the tensors of that rank. Whole tensors if not given.
     options : LoadOptions, optional
         How to read, where a call does not say; else the environment's.
 
@@ -54,12 +59,21 @@ class Checkpoint:
         There is no such folder.
     FormatError
         It is not a checkpoint, or an index, header, size or checksum table is wrong.
+    LoadMismatchError
+        It holds the state of another number of ranks.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, options: LoadOptions | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        rank: int | None = None,
+        tensor_parallel: int | None = None,
+        options: LoadOptions | None = None,
+    ) -> None:
         self.options = options or LoadOptions.from_environment()
         with telemetry.span("open", path=str(path)):
-            self.files = CheckpointFiles(path)
+            self.files: CheckpointFiles = open_files(path, rank, tensor_parallel)
         self.path = self.files.path
         self.index: Index = self.files.index
         self.positions: dict[str, int] = self.files.positions
@@ -75,7 +89,7 @@ class Checkpoint:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors, tied ones once."""
-        return self.index.nbytes
+        return self.files.nbytes(self.positions.values())
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -93,6 +107,11 @@ class Checkpoint:
         if position is None:
             raise selection.not_found(name, list(self.positions))
         return self.index.tensors[position]
+
+    def cut_of(self, name: str) -> Piece | None:
+        """Which part of the whole tensor a rank's is; None if it is all, or not one range."""
+        self.info(name)
+        return self.files.piece_of(self.positions[name])
 
     def crc32c(self, name: str) -> int:
         """CRC32C of a whole tensor, combined from those of its blocks. Nothing is read."""
@@ -153,6 +172,8 @@ class Checkpoint:
             )  # fmt: skip
             if request.devices is not None and mmap:
                 raise OptionError(f"mmap=True maps files into host memory, device is {device!r}")
+            if mmap and isinstance(self.files, RegroupedFiles):
+                raise OptionError("mmap=True maps what is in the files: load as it was cut")
             with self.files.in_use():
                 if request.devices is not None:
                     found, stats = device_loading.load(request, request.devices)

@@ -26,6 +26,7 @@ from ckptfmt.partitions import (
     read_small,
 )
 from ckptfmt.rows import cut
+from ckptfmt.topology import piece_of, positions_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from ckptfmt.index import Index
     from ckptfmt.rows import Rows
+    from ckptfmt.topology import Piece
 
 
 class TensorFiles:
@@ -96,7 +98,7 @@ class CheckpointFiles(TensorFiles):
     dir_fd : int
         The folder.
     positions : dict of str to int
-        Names, and which tensor each means.
+        Names, and which tensor each means; of a checkpoint of ranks, to the rank it is opened for.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -117,11 +119,7 @@ class CheckpointFiles(TensorFiles):
             self._close()
             raise
         self.extents = Extents.of(self.index)
-        self.positions: dict[str, int] = {
-            name: position
-            for position, entry in enumerate(self.index.tensors)
-            for name in entry.names
-        }
+        self.positions: dict[str, int] = positions_of(self.index.tensors, None)
 
     def _open_partitions(self) -> npt.NDArray[np.uint32]:
         import numpy as np  # noqa: PLC0415
@@ -153,6 +151,12 @@ class CheckpointFiles(TensorFiles):
                 crc = crc32c_combine(crc, int(self.crcs[block]), nbytes)
                 block += 1
         return crc
+
+    def piece_of(self, position: int) -> Piece | None:
+        """Which part of a whole tensor one is; None if it is all of it, or not one range."""
+        topology = self.index.topology
+        entry = self.index.tensors[position]
+        return piece_of(entry, topology.tensor_parallel) if topology is not None else None
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

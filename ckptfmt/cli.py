@@ -84,6 +84,12 @@ main.add_command(doctor)
 @click.option("--token", help="To log in at the hub; else its client's own log-in counts.")
 @click.option("--stream", is_flag=True,
               help="Convert a repository's files as they come, and keep none.")  # fmt: skip
+@click.option("--tensor-parallel", type=click.IntRange(1), metavar="N",
+              help="Cut tensors for N ranks, each of which can read its pieces alone; 1 joins "
+              "what was cut.")  # fmt: skip
+@click.option("--tensor-parallel-plan", type=click.Path(), metavar="FILE",
+              help="Rules to cut by, as JSON; else the model's plan, by transformers.",
+              )  # fmt: skip
 @JSON
 def convert(source: str, target: str, as_json: bool, dry_run: bool, **options: Any) -> None:
     """Convert SOURCE, a folder or file of weights, to the checkpoint TARGET.
@@ -102,6 +108,11 @@ def convert(source: str, target: str, as_json: bool, dry_run: bool, **options: A
         if names:
             more = f" and {len(names) - 8} more" if len(names) > 8 else ""
             say(f"{what}: {', '.join(map(printable, names[:8]))}{more}", err=True)
+    if report.cutting is not None:
+        for why, names in report.cutting.whole.items():
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            listed = ", ".join(map(printable, names[:3]))
+            say(f"shared whole, {printable(why)}: {len(names)}: {listed}{more}", err=True)
     if as_json:
         click.echo(json.dumps(_report_dict(report, seconds, dry_run)))
         return
@@ -120,6 +131,10 @@ def _report_dict(report: ConvertReport, seconds: float, dry_run: bool) -> dict[s
         ],
         "sidecars": report.sidecars, "left_out": report.left_out, "dropped": report.dropped,
         "resumed": report.resumed, "seconds": seconds,
+        "tensor_parallel": None if report.cutting is None else {
+            "ranks": report.cutting.ranks, "cut": report.cutting.cut,
+            "whole": {why: len(names) for why, names in report.cutting.whole.items()},
+        },
     }  # fmt: skip
 
 
@@ -131,6 +146,12 @@ def _report_lines(report: ConvertReport, seconds: float, dry_run: bool) -> list[
         f"{count(len(sizes), 'partition')}, {format_nbytes(sum(sizes))}; "
         f"{count(len(report.sidecars), 'other file')}",
     ]
+    if report.cutting is not None:
+        shared = len(report.cutting.cuts) - report.cutting.cut
+        lines.append(
+            f"cut {count(report.cutting.cut, 'tensor')} for {report.cutting.ranks} ranks, "
+            f"{shared} shared whole"
+        )
     if dry_run:
         lines += [f"  {p.file}  {format_nbytes(n)}"
                   for p, n in zip(report.plan.partitions, sizes, strict=True)]  # fmt: skip
@@ -151,10 +172,11 @@ def _report_lines(report: ConvertReport, seconds: float, dry_run: bool) -> list[
 def inspect(path: str, tree: bool, depth: int, as_json: bool) -> None:
     """Show tensors, dtypes, partitions and provenance of the checkpoint PATH."""
     from ckptfmt import rendering  # noqa: PLC0415
-    from ckptfmt.opening import open_checkpoint  # noqa: PLC0415
+    from ckptfmt.checkpoint_files import CheckpointFiles  # noqa: PLC0415
 
-    with open_checkpoint(path) as checkpoint:
-        index = checkpoint.index
+    files = CheckpointFiles(path)  # as it is stored, whoever's the tensors are
+    files.close()
+    index = files.index
     if as_json:
         click.echo(json.dumps(rendering.to_dict(index), ensure_ascii=False))
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ckptfmt.conversion import Chosen
+from ckptfmt.chosen import Chosen
 from ckptfmt.errors import CkptError, FormatError
 from ckptfmt.options import ConvertOptions
 from ckptfmt.problems import Problem
@@ -51,10 +51,10 @@ class _Given(msgspec.Struct):
 
 def _options(stored: StoredSource) -> ConvertOptions:
     try:
-        given = msgspec.convert(stored.checkpoint.provenance.get("options", {}), _Given)
+        given = msgspec.convert(stored.files.index.provenance.get("options", {}), _Given)
     except msgspec.ValidationError as error:
         raise FormatError(
-            f"{stored.checkpoint.path}: the options in the provenance cannot be read: {error}"
+            f"{stored.files.path}: the options in the provenance cannot be read: {error}"
         ) from error
     return ConvertOptions(dtype=given.dtype, include=given.include, exclude=given.exclude)
 

@@ -12,7 +12,7 @@ from ckptfmt.writer import CHUNK_NBYTES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ckptfmt.conversion import Chosen
+    from ckptfmt.chosen import Chosen
     from ckptfmt.write_plan import WritePlan
 
 

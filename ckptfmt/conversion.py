@@ -12,24 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ckptfmt import dtypes, index, layout, telemetry
+from ckptfmt import index, layout, telemetry, topology
+from ckptfmt.chosen import Chosen
 from ckptfmt.confirming import Confirming
 from ckptfmt.errors import FileError, FormatError, NotFoundError, SourceError
 from ckptfmt.index import Index
 from ckptfmt.options import DEFAULT_PARTITION_NBYTES, ConvertOptions, HubOptions
-from ckptfmt.selection import matcher
+from ckptfmt.cutting_rules import read_rules
 from ckptfmt.sources import open_source
+from ckptfmt.sources.cut import CutSource, for_ranks
 from ckptfmt.sources.folder import refuse_collisions
-from ckptfmt.sources.limits import refuse_unsupported
 from ckptfmt.target import State, Target
 from ckptfmt.units import format_nbytes, format_rate
 from ckptfmt.version import VERSION
-from ckptfmt.write_plan import TensorSpec, plan_write
+from ckptfmt.write_plan import plan_write
 from ckptfmt.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    from ckptfmt.cutting import Cutting
     from ckptfmt.engine import Progress
     from ckptfmt.sources import Source
     from ckptfmt.write_plan import WritePlan
@@ -53,6 +55,8 @@ class ConvertReport:
         Files that travel, and those found and not taken.
     dropped : list of str
         Tensor names that the filters leave out.
+    cutting : Cutting or None
+        If tensors were cut for ranks: how many, and why others were not.
     resumed : list of int
         Partitions taken over from an unfinished conversion.
     checkpoint_id : str
@@ -67,6 +71,7 @@ class ConvertReport:
     sidecars: list[str]
     left_out: list[str]
     dropped: list[str]
+    cutting: Cutting | None = None
     resumed: list[int] = field(default_factory=list)
     checkpoint_id: str = ""
 
@@ -88,6 +93,8 @@ def convert(
     revision: str | None = None,
     token: str | None = None,
     stream: bool = False,
+    tensor_parallel: int | None = None,
+    tensor_parallel_plan: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Convert a checkpoint, or store a live module.
@@ -123,6 +130,12 @@ def convert(
         To log in at the hub; otherwise its client's own log-in counts.
     stream : bool
         Convert the repository's files as they come, and keep none of them.
+    tensor_parallel : int, optional
+        Cut tensors for so many ranks, each of which can then read its pieces alone; 1 joins what
+        was cut. A checkpoint that was cut stays so if not given.
+    tensor_parallel_plan : path-like or mapping, optional
+        A JSON file of rules by name, or these rules; the model's own plan, which transformers
+        knows, if not given.
     progress : callable, optional
         Called with bytes done and bytes in all, from this thread.
 
@@ -145,6 +158,7 @@ def convert(
         source, target, dtype=dtype, alignment=alignment, partition_size=partition_size,
         include=include, exclude=exclude, workers=workers, force=force, resume=resume,
         hub=hub, revision=revision, token=token, stream=stream,
+        tensor_parallel=tensor_parallel, tensor_parallel_plan=tensor_parallel_plan,
     ) as conversion:  # fmt: skip
         return conversion.report if dry_run else conversion.run(progress)
 
@@ -158,14 +172,19 @@ def planned(
     revision: str | None = None,
     token: str | None = None,
     stream: bool = False,
+    tensor_parallel_plan: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Iterator[Conversion]:
     """A conversion before it begins, its source open; `options` are those of `convert`."""
-    checked = ConvertOptions.given(**options)
+    rules = tensor_parallel_plan
+    if isinstance(rules, (str, os.PathLike)):
+        rules = read_rules(rules)
+    checked = ConvertOptions.given(**options, tensor_parallel_plan=rules)
     opened = open_source(
         source, HubOptions(hub=hub, revision=revision, token=token, stream=stream)
     )
     try:
+        opened = for_ranks(opened, checked)
         yield Conversion(opened, _name(source, opened), os.fspath(target), checked)
     finally:
         opened.close()
@@ -178,45 +197,6 @@ def _name(source: Any, opened: Source) -> str:
         return ""
     named: str = description.provenance.get("repository") or os.path.abspath(source)
     return os.path.basename(named)
-
-
-class Chosen:
-    """A source with some of its tensors left out and some planned in another dtype."""
-
-    def __init__(self, source: Source, options: ConvertOptions) -> None:
-        self.source = source
-        self.positions: list[int] = []
-        self.stored: list[str] = []
-        self.tensors: list[TensorSpec] = []
-        self.dropped: list[str] = []
-        row = dtypes.cast_target(options.dtype)
-        include = matcher(options.include) if options.include else None
-        exclude = matcher(options.exclude) if options.exclude else None
-
-        def is_wanted(name: str) -> bool:
-            return (include is None or include.match(name) is not None) and (
-                exclude is None or exclude.match(name) is None
-            )
-
-        self.dropped += refuse_unsupported(source.description, is_wanted)
-        for position, spec in enumerate(source.tensors):
-            names = tuple(filter(is_wanted, spec.names))
-            self.dropped += [name for name in spec.names if name not in names]
-            if not names:
-                continue
-            cast = row is not None and dtypes.DTYPES[spec.dtype].is_float
-            self.positions.append(position)
-            self.stored.append(spec.dtype)
-            self.tensors.append(
-                TensorSpec(names, row.name if row and cast else spec.dtype, spec.shape)
-            )
-        if (source.tensors or self.dropped) and not self.tensors:
-            raise SourceError("the filters leave no tensor", hint="see --include and --exclude")
-        if self.stored != [spec.dtype for spec in self.tensors]:
-            dtypes.import_torch()  # say so now, not after an hour
-
-    def read_into(self, tensor: int, start: int, buffer: memoryview) -> None:
-        self.source.read_into(self.positions[tensor], start, buffer)
 
 
 class Conversion:
@@ -233,6 +213,7 @@ class Conversion:
             partition_nbytes=options.partition_nbytes,
         )
         description = source.description
+        self.topology = description.topology
         refuse_collisions(description.sidecars, len(self.plan.partitions))
         self.provenance = {
             "tool": f"ckptfmt {VERSION}",
@@ -259,6 +240,7 @@ class Conversion:
             sidecars=[s.name for s in description.sidecars],
             left_out=description.left_out,
             dropped=self.chosen.dropped,
+            cutting=source.cutting if isinstance(source, CutSource) else None,
         )
 
     def run(self, progress: Progress | None) -> ConvertReport:
@@ -331,6 +313,9 @@ class Conversion:
         identity: dict[str, object] = {
             "tool": VERSION, "source": files, "options": self.options.content(),
         }  # fmt: skip
+        if self.topology is not None:
+            whose = [[t.rank, t.names, t.shape] for t in self.plan.tensors]
+            identity["ranks"] = hashlib.sha256(msgspec.json.encode(whose)).hexdigest()
         origin = self.source.description.provenance
         if "repository" in origin:
             # The client's cache may be another one, with other times.
@@ -352,10 +337,10 @@ class Conversion:
 
     def _checkpoint_id(self, writer: Writer) -> bytes:
         """A hash over plan and checksums: equal for equal conversions, another for other bytes."""
-        digest = hashlib.sha256(msgspec.json.encode(
-            [self.plan.alignment, self.plan.partitions, self.plan.tensors, self.provenance],
-            order="deterministic",
-        ))  # fmt: skip
+        content = [self.plan.alignment, self.plan.partitions, self.plan.tensors, self.provenance]
+        if self.topology is not None:
+            content.append(self.topology)
+        digest = hashlib.sha256(msgspec.json.encode(content, order="deterministic"))
         for crcs in writer.crcs:
             digest.update(crcs.astype("<u4").tobytes())
         return digest.digest()[:16]
@@ -364,12 +349,13 @@ class Conversion:
         return Index(
             format=index.FORMAT_NAME,
             version=(layout.MAJOR, layout.MINOR),
-            requires=(),
+            requires=() if self.topology is None else (topology.FEATURE,),
             id=checkpoint_id.hex(),
             alignment=self.plan.alignment,
             block_nbytes=layout.BLOCK_NBYTES,
             partitions=self.plan.partitions,
             tensors=self.plan.tensors,
+            topology=self.topology,
             metadata=self.source.description.metadata,
             provenance=self.provenance,
         )

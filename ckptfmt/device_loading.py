@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptfmt import device_plan, engine, page_cache, staging, telemetry, tensors
+from ckptfmt import device_plan, engine, loading, page_cache, staging, telemetry, tensors
 from ckptfmt._core import CuFile
 from ckptfmt.dtypes import DTYPES, to_torch
 from ckptfmt.errors import OptionError
 from ckptfmt.pool import HUGE_NBYTES, borrowed, pool_nbytes
 from ckptfmt.read_plan import plan_reach, plan_read
 from ckptfmt.reading import MAX_SENDING_THREADS, MAX_THREADS, Transfer
+from ckptfmt.regrouped import RegroupedFiles
 from ckptfmt.stats import FileStrategy, LoadStats
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def load(request: Request, devices: Devices) -> tuple[dict[str, Any], LoadStats]
         places = devices.place(request)
         found = {name: devices.device(name) for name in places}
     began = time.perf_counter()
+    if isinstance(request.files, RegroupedFiles):
+        return _copied(request, devices, places)
     if request.files.partitions:
         for device in found.values():  # before the tensors: a probe needs some of the device, too
             with telemetry.span("staging", device=device.name):
@@ -101,6 +104,35 @@ def load(request: Request, devices: Devices) -> tuple[dict[str, Any], LoadStats]
     return result, replace(
         stats, seconds=seconds, device_start_seconds=devices.start_seconds,
         devices=tuple(places),
+    )  # fmt: skip
+
+
+def _copied(
+    request: Request, devices: Devices, places: Mapping[str, list[int]]
+) -> tuple[dict[str, Any], LoadStats]:
+    """Put tensors together in host memory, one after the other, and copy each to its device."""
+    began = time.perf_counter()
+    where = {position: name for name, mine in places.items() for position in mine}
+    names = {position: name for name, position in request.chosen.items()}
+    total = sum(request.files.index.tensors[p].nbytes for p in where)
+    made: dict[int, Any] = {}
+    read, done = LoadStats(), 0
+    for position, name in names.items():
+        part = replace(request, chosen={name: position}, progress=None)
+        found, stats = loading.read_tensors(part)
+        with devices.device(where[position]).current():
+            made[position] = found[name].to(where[position])
+        read, done = read.plus(stats), done + stats.read_nbytes
+        if request.progress is not None:
+            request.progress(min(done, total), total)
+    result: dict[str, Any] = {}
+    given: set[int] = set()
+    for name, position in request.chosen.items():
+        result[name] = tensors.alias(made[position]) if position in given else made[position]
+        given.add(position)
+    return result, replace(
+        read, seconds=time.perf_counter() - began, devices=tuple(places),
+        device_start_seconds=devices.start_seconds, staging="put together on the host, copied",
     )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def export(
     Parameters
     ----------
     checkpoint : path-like
-        Folder written by ``convert``.
+        Folder written by ``convert``; if it was cut for ranks, the tensors are joined.
     target : path-like
         The folder to be made; it may not exist, or be empty.
     to : str
@@ -48,6 +48,8 @@ def export(
 
     Raises
     ------
+    OptionError
+        The checkpoint holds the state of ranks. Nothing is written.
     UnsupportedDtypeError
         The format has no such dtype. Nothing is written.
     SourceError
@@ -60,6 +62,12 @@ def export(
     limit = parse_nbytes(shard_size)
     source = StoredSource(os.fspath(checkpoint))
     try:
+        topology = source.files.index.topology
+        if topology is not None and topology.kind == "state":
+            raise OptionError(
+                f"{source.files.path}: holds the state of {topology.tensor_parallel} ranks, which "
+                f"no other format has a place for"
+            )
         plan = PLANS[to](source.tensors, source.description.metadata, limit)
         return _write(source, plan, os.fspath(target), progress)
     finally:
@@ -72,7 +80,7 @@ def _write(
     total = sum(item.nbytes for file in plan.files for item in file.items)
     done = 0
     with Target(path, force=False, may_replace=False) as target:
-        target.begin({"export": source.checkpoint.index.id}, resume=False)
+        target.begin({"export": source.files.index.id}, resume=False)
         for file in plan.files:
             full = os.path.join(target.partial, file.name)
             with failing_as(full, "cannot be written"), open(full, "wb") as stream:

@@ -13,6 +13,7 @@ from ckptfmt.accelerator import TOLD
 from ckptfmt.devices import Devices
 from ckptfmt.errors import DeviceError, LoadMismatchError
 from ckptfmt.read_plan import plan_read
+from ckptfmt.regrouped import RegroupedFiles
 from ckptfmt.stats import LoadStats
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def fill(
     _check(files, targets, chosen, strict)
     chosen = _once_each(files, targets, chosen)
     request = loading.Request(files, chosen, options, verify, "torch", progress)
-    dense = {name: p for name, p in chosen.items() if targets[name].dense}
+    in_place = not isinstance(files, RegroupedFiles)
+    dense = {name: p for name, p in chosen.items() if in_place and targets[name].dense}
     here = {name: p for name, p in dense.items() if targets[name].device == "cpu"}
     stats = _read_dense(request, targets, here)
     if len(here) < len(dense):

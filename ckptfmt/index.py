@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from ckptfmt import layout
+from ckptfmt import layout, topology
 from ckptfmt.dtypes import DTYPES
 from ckptfmt.errors import FormatError, UnsupportedVersionError
+from ckptfmt.topology import Cut, Topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,7 @@ MAX_BYTES = 1 << 62  # of all partitions together, so that no sum of sizes leave
 #: A size or offset: beyond the limit neither sums nor messages would stay small.
 Nbytes = Annotated[int, msgspec.Meta(ge=0, le=MAX_BYTES)]
 #: Features a reader of this version knows. A name in ``requires`` that is not here is refused.
-KNOWN_FEATURES: frozenset[str] = frozenset()
+KNOWN_FEATURES: frozenset[str] = frozenset({topology.FEATURE})
 
 
 class Extent(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -38,13 +39,18 @@ class Extent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     nbytes: Nbytes
 
 
-class TensorEntry(msgspec.Struct, frozen=True, gc=False):
-    """One stored tensor. Several names are tied weights: stored once, loaded as shared memory."""
+class TensorEntry(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One stored tensor. Several names are tied weights: stored once, loaded as shared memory.
+
+    With a `rank` it is that rank's alone; with a `cut` it is a piece of a whole tensor.
+    """
 
     names: tuple[str, ...]
     dtype: str
     shape: tuple[Nbytes, ...]
     extents: tuple[Extent, ...]
+    rank: Nbytes | None = None
+    cut: Cut | None = None
 
     @property
     def name(self) -> str:
@@ -54,7 +60,7 @@ class TensorEntry(msgspec.Struct, frozen=True, gc=False):
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor, padding not counted."""
-        return sum(e.nbytes for e in self.extents)
+        return DTYPES[self.dtype].nbytes(self.shape)
 
 
 class PartitionEntry(msgspec.Struct, frozen=True, gc=False):
@@ -65,7 +71,12 @@ class PartitionEntry(msgspec.Struct, frozen=True, gc=False):
     table_nbytes: Nbytes
 
 
-class Index(msgspec.Struct, frozen=True):
+def _nothing() -> dict[str, Any]:
+    """Unlike ``dict``, a default that is written all the same."""
+    return {}
+
+
+class Index(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything about a checkpoint but its bytes."""
 
     format: str
@@ -76,12 +87,13 @@ class Index(msgspec.Struct, frozen=True):
     block_nbytes: Nbytes
     partitions: tuple[PartitionEntry, ...]
     tensors: tuple[TensorEntry, ...]
-    metadata: dict[str, str] = {}
-    provenance: dict[str, Any] = {}
+    topology: Topology | None = None
+    metadata: dict[str, str] = msgspec.field(default_factory=_nothing)
+    provenance: dict[str, Any] = msgspec.field(default_factory=_nothing)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors, tied ones once."""
+        """Bytes of all tensors, tied ones once, and of all ranks."""
         return sum(e.nbytes for t in self.tensors for e in t.extents)
 
     def blocks(self) -> Iterator[tuple[TensorEntry, Extent, int, int]]:
@@ -98,6 +110,8 @@ def encode(index: Index) -> bytes:
     fields = []
     for name in Index.__struct_fields__:
         value = getattr(index, name)
+        if value is None:
+            continue
         if name in ("partitions", "tensors") and value:
             lines = b",\n".join(map(msgspec.json.encode, value))
             text = b"[\n" + lines + b"\n]"
@@ -206,6 +220,9 @@ def _check_index(index: Index, where: str) -> None:
     total = sum(p.payload_nbytes for p in index.partitions)
     if total > MAX_BYTES:
         raise FormatError(f"{where}: {total} bytes of payload, at most {MAX_BYTES} are allowed")
+    if not all(tensor.names for tensor in index.tensors):
+        raise FormatError(f"{where}: a tensor has no name")
+    topology.check(index.tensors, index.requires, index.topology, where)
     _check_names(index, where)
     _check_extents(index, where)
 
@@ -214,11 +231,19 @@ def _check_names(index: Index, where: str) -> None:
     names = [name for tensor in index.tensors for name in tensor.names]
     if len(names) > MAX_TENSORS:
         raise FormatError(f"{where}: {len(names)} names, at most {MAX_TENSORS} allowed")
-    if len(set(names)) != len(names):
+    if index.topology is not None:
+        _check_names_of_ranks(index, where)
+    elif len(set(names)) != len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
         raise FormatError(f"{where}: the tensor name {twice!r} stands twice")
-    if not all(tensor.names for tensor in index.tensors):
-        raise FormatError(f"{where}: a tensor has no name")
+
+
+def _check_names_of_ranks(index: Index, where: str) -> None:
+    """Ranks have names of their own; what belongs to none is there for all of them."""
+    names = Counter((tensor.rank, name) for tensor in index.tensors for name in tensor.names)
+    for (rank, name), count in names.items():
+        if count > 1 or (rank is not None and (None, name) in names):
+            raise FormatError(f"{where}: the tensor name {name!r} stands twice for a rank")
 
 
 def _check_extents(index: Index, where: str) -> None:
@@ -226,6 +251,7 @@ def _check_extents(index: Index, where: str) -> None:
     alignment, partitions = index.alignment, index.partitions
     number, offset, blocks = -1, 0, 0
     end = 0  # of the payload of partition `number`
+    rank: int | None = None  # whose tensors are in it
 
     def partition_done() -> None:
         if number >= 0 and (offset != end or blocks == 0):
@@ -257,12 +283,17 @@ def _check_extents(index: Index, where: str) -> None:
                         f"expected {number} or {number + 1} of {len(partitions)}"
                     )
                 number, offset, blocks = extent.partition, alignment, 0
-                end = alignment + partitions[number].payload_nbytes
+                end, rank = alignment + partitions[number].payload_nbytes, tensor.rank
             if start != offset or nbytes <= 0 or nbytes > end - offset:
                 raise FormatError(
                     f"{where}: tensor {tensor.name!r} has bytes {start}..{start + nbytes} of "
                     f"{partitions[number].file}, expected bytes from {offset} on, "
                     f"the payload ends at {end}"
+                )
+            if tensor.rank != rank:
+                raise FormatError(
+                    f"{where}: tensor {tensor.name!r} of rank {tensor.rank} is in "
+                    f"{partitions[number].file}, which is of rank {rank}"
                 )
             offset += layout.align_up(nbytes, alignment)
             blocks += layout.block_count(nbytes)
@@ -274,8 +305,8 @@ def _check_extents(index: Index, where: str) -> None:
                 )
         if expected != 0:
             raise FormatError(
-                f"{where}: tensor {tensor.name!r} has {tensor.nbytes} bytes, "
-                f"{tensor.dtype} {list(tensor.shape)} needs {tensor.nbytes + expected}"
+                f"{where}: tensor {tensor.name!r} has {tensor.nbytes - expected} bytes, "
+                f"{tensor.dtype} {list(tensor.shape)} needs {tensor.nbytes}"
             )
     partition_done()
     if number + 1 != len(partitions):

@@ -14,6 +14,7 @@ from ckptfmt._core import Memory, Region
 from ckptfmt.errors import OutOfMemoryError
 from ckptfmt.read_plan import plan_reach
 from ckptfmt.reading import Reading, Scan
+from ckptfmt.regrouped import RegroupedFiles
 from ckptfmt.stats import FileStrategy, LoadStats
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ def _read_positions(
 ) -> tuple[dict[int, Region | None], LoadStats]:
     """As `read_regions`; `meanwhile` is given the regions while they are being filled."""
     files = request.files
+    if isinstance(files, RegroupedFiles):
+        return _put_together(request, files, positions, meanwhile)
     extents = files.extents
     mine = extents.of_tensors(positions)
     regions: dict[int, Region | None] = dict.fromkeys(positions)
@@ -117,6 +120,35 @@ def _read_positions(
     stats = engine.run(reading, request.progress, lambda: meanwhile(regions))
     spare.clear()  # it has been verified, and goes back to the system
     return regions, replace(stats, huge_pages=memory.huge_pages)
+
+
+def _put_together(
+    request: Request,
+    files: RegroupedFiles,
+    positions: Sequence[int],
+    meanwhile: Callable[[dict[int, Region | None]], None],
+) -> tuple[dict[int, Region | None], LoadStats]:
+    """As `_read_positions`, of tensors that do not stand in the files as they are."""
+    sizes = {p: nbytes for p in positions if (nbytes := files.index.tensors[p].nbytes)}
+    regions: dict[int, Region | None] = dict.fromkeys(positions)
+    if not sizes:
+        meanwhile(regions)
+        return regions, LoadStats(engine="none: nothing to read")
+    spans = [layout.align_up(nbytes, layout.MIN_ALIGNMENT) for nbytes in sizes.values()]
+    memory, offset, began = allocate(sum(spans)), 0, files.read_nbytes
+    buffers = {}
+    for (position, nbytes), span in zip(sizes.items(), spans, strict=True):
+        region = regions[position] = memory.region(offset, nbytes, span)
+        buffers[position] = memoryview(region)
+        offset += span
+    meanwhile(regions)
+    threads = files.fill(buffers, request.progress)
+    read = files.read_nbytes - began
+    return regions, LoadStats(
+        read_nbytes=read, verified_nbytes=read, engine="pread", threads=threads, depth=1,
+        engine_reason="put together of pieces for another number of ranks",
+        huge_pages=memory.huge_pages, staging="none: pieces put together",
+    )  # fmt: skip
 
 
 def _cut_regions(

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ckptfmt import dtypes, layout
 from ckptfmt.errors import OptionError
+from ckptfmt.topology import MAX_RANKS
 from ckptfmt.units import parse_nbytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 DEFAULT_PARTITION_NBYTES = 4000 << 20  # a FAT file system holds files below 4 GiB
 
@@ -46,6 +47,10 @@ class ConvertOptions:
         unless `resume` goes on with it.
     resume : bool
         Go on with an unfinished conversion of the same source with the same options.
+    tensor_parallel : int or None
+        Cut tensors for so many ranks; 1 joins what was cut.
+    tensor_parallel_plan : dict or None
+        Rules by pattern on names; None leaves it to the model's own plan.
     """
 
     dtype: str = "keep"
@@ -56,6 +61,8 @@ class ConvertOptions:
     workers: int = DEFAULT_WORKERS
     force: bool = False
     resume: bool = False
+    tensor_parallel: int | None = None
+    tensor_parallel_plan: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         row = dtypes.cast_target(self.dtype)
@@ -70,6 +77,10 @@ class ConvertOptions:
             )
         if self.workers < 1:
             raise OptionError(f"workers is {self.workers}, expected at least 1")
+        if self.tensor_parallel is not None:
+            _in_range("tensor_parallel", self.tensor_parallel, 1, MAX_RANKS)
+        elif self.tensor_parallel_plan is not None:
+            raise OptionError("a plan to cut by, and tensor_parallel does not say for how many")
 
     @classmethod
     def given(
@@ -83,6 +94,8 @@ class ConvertOptions:
         workers: int | None = None,
         force: bool = False,
         resume: bool = False,
+        tensor_parallel: int | None = None,
+        tensor_parallel_plan: Mapping[str, Any] | None = None,
     ) -> ConvertOptions:
         """As people give them: byte counts with units, one pattern or several, None for 4."""
         return cls(
@@ -94,17 +107,24 @@ class ConvertOptions:
             workers=DEFAULT_WORKERS if workers is None else workers,
             force=force,
             resume=resume,
+            tensor_parallel=tensor_parallel,
+            tensor_parallel_plan=tensor_parallel_plan,
         )
 
     def content(self) -> dict[str, object]:
         """The options that decide what is written, for provenance and for ``--resume``."""
-        return {
+        content = {
             "dtype": self.dtype,
             "alignment": self.alignment,
             "partition_nbytes": self.partition_nbytes,
             "include": list(self.include),
             "exclude": list(self.exclude),
         }
+        if self.tensor_parallel is not None:
+            content["tensor_parallel"] = self.tensor_parallel
+            if self.tensor_parallel_plan is not None:
+                content["tensor_parallel_plan"] = self.tensor_parallel_plan
+        return content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ckptfmt.units import format_nbytes
 
 if TYPE_CHECKING:
-    from ckptfmt.index import Index
+    from ckptfmt.index import Index, TensorEntry
+    from ckptfmt.topology import Cut, Topology
 
 
 def to_dict(index: Index) -> dict[str, Any]:
@@ -28,12 +29,44 @@ def to_dict(index: Index) -> dict[str, Any]:
                 "names": list(t.names), "dtype": t.dtype, "shape": list(t.shape),
                 "nbytes": t.nbytes,
                 "extents": [[e.partition, e.offset, e.nbytes] for e in t.extents],
+                **_of_rank(t),
             }
             for t in index.tensors
         ],
+        **({} if index.topology is None else {"topology": _topology(index, index.topology)}),
         "metadata": index.metadata,
         "provenance": index.provenance,
     }  # fmt: skip
+
+
+def _of_rank(tensor: TensorEntry) -> dict[str, Any]:
+    """Whose a tensor is, and how the whole was cut."""
+    if tensor.rank is None:
+        return {}
+    cut = tensor.cut
+    told = {} if cut is None else {"cut": {"dim": cut.dim, "blocks": list(cut.blocks)}}
+    return {"rank": tensor.rank, **told}
+
+
+def _topology(index: Index, topology: Topology) -> dict[str, Any]:
+    """What the ranks are, with the bytes that each has and shares."""
+    shared, own = rank_sums(index)
+    return {
+        "kind": topology.kind, "tensor_parallel": topology.tensor_parallel,
+        "layout": topology.layout, "shared_nbytes": shared,
+        "rank_nbytes": [own.get(rank, 0) for rank in range(topology.tensor_parallel)],
+    }  # fmt: skip
+
+
+def rank_sums(index: Index) -> tuple[int, dict[int, int]]:
+    """Bytes that all ranks share, and those of each that has some of its own."""
+    shared, own = 0, {}
+    for tensor in index.tensors:
+        if tensor.rank is None:
+            shared += tensor.nbytes
+        else:
+            own[tensor.rank] = own.get(tensor.rank, 0) + tensor.nbytes
+    return shared, own
 
 
 def dtype_sums(index: Index) -> dict[str, dict[str, int]]:
@@ -54,6 +87,7 @@ def summary(path: str, index: Index) -> list[tuple[str, str]]:
         for name, entry in dtype_sums(index).items()
     )
     partitions = [p.payload_nbytes for p in index.partitions]
+    ranks = [] if index.topology is None else [("ranks", _ranks(index, index.topology))]
     return [
         ("checkpoint", path),
         ("id", index.id),
@@ -61,9 +95,23 @@ def summary(path: str, index: Index) -> list[tuple[str, str]]:
         ("tensors", f"{len(index.tensors)}, {format_nbytes(index.nbytes)}"),
         ("dtypes", dtypes or "-"),
         ("partitions", f"{len(partitions)}, {format_nbytes(sum(partitions))}"),
+        *ranks,
         ("source", _origin(source)),
         ("converted by", f"{index.provenance.get('tool', '-')}, dtype {options.get('dtype', '-')}"),
     ]
+
+
+def _ranks(index: Index, topology: Topology) -> str:
+    """How many, and what they have, on one line."""
+    shared, own = rank_sums(index)
+    sizes = sorted({own.get(rank, 0) for rank in (0, topology.tensor_parallel - 1, *own)})
+    each = " to ".join(map(format_nbytes, dict.fromkeys((sizes[0], sizes[-1]))))
+    what = "pieces of whole tensors" if topology.kind == "cut" else "the state of each"
+    layout = ", ".join(f"{key} {text}" for key, text in sorted(topology.layout.items()))
+    return printable(
+        f"{topology.tensor_parallel}, {what}: {each} of its own, {format_nbytes(shared)} shared"
+        + (f"; {layout}" if layout else "")
+    )
 
 
 def _origin(source: dict[str, Any]) -> str:
@@ -98,8 +146,19 @@ def tensor_rows(index: Index) -> list[tuple[str, str, str, str, str]]:
         shape = "×".join(map(str, tensor.shape)) or "scalar"
         places = [f"{e.partition}:{e.offset}" for e in tensor.extents]
         size = format_nbytes(tensor.nbytes)
-        rows.append((name, tensor.dtype, shape, size, ", ".join(places) or "-"))
+        place = ", ".join(places) or "-"
+        if tensor.rank is not None:
+            place += f" of rank {tensor.rank}"
+        if tensor.cut is not None:
+            place += f", {_cut(tensor.cut)}"
+        rows.append((name, tensor.dtype, shape, size, place))
     return rows
+
+
+def _cut(cut: Cut) -> str:
+    """What a piece was cut from, along which dimension."""
+    blocks = f" in {len(cut.blocks)} blocks" if len(cut.blocks) > 1 else ""
+    return f"dimension {cut.dim} of {sum(cut.blocks)}{blocks}"
 
 
 @dataclass(slots=True)

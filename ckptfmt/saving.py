@@ -1,4 +1,7 @@
-"""``save_model``, ``save_dict``, ``save_lora``: live objects, and the files that go with them."""
+"""``save_model``, ``save_dict``, ``save_lora``: live objects, and the files that go with them.
+
+And ``join_ranks``: one checkpoint of those that ranks have stored.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from ckptfmt.errors import MissingDependencyError, OptionError, SourceError
 from ckptfmt.options import ConvertOptions
 from ckptfmt.sources.folder import sidecars_below
 from ckptfmt.sources.live import live_source
+from ckptfmt.sources.rank_states import RankStates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -172,6 +176,51 @@ def save_lora(
     config.inference_mode = True  # as peft stores it: loaded to be used, not to be trained on
     tensors = peft.get_peft_model_state_dict(model, adapter_name=adapter_name)
     return _save(tensors, path, (config,), options)
+
+
+def join_ranks(
+    paths: Sequence[str | os.PathLike[str]],
+    target: str | os.PathLike[str],
+    layout: Mapping[str, str],
+    **options: Unpack[SaveOptions],
+) -> ConvertReport:
+    """Make one checkpoint of those that ranks have stored, each its own state.
+
+    What is the same on all ranks is stored once; the rest stands in partitions of its rank, so that
+    ``ckptfmt.open(target, rank=..., tensor_parallel=...)`` reads each byte that it needs once.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        A checkpoint of each rank, in order. They stay as they are.
+    target : path-like
+        The folder to be made. The files beside the tensors are those of the first.
+    layout : mapping of str to str
+        What a reader has to have in common with who stored them; it comes back as
+        ``index.topology.layout``, and who loads compares it.
+    **options
+        See `SaveOptions`.
+
+    Returns
+    -------
+    ConvertReport
+        What was written.
+
+    Raises
+    ------
+    OptionError
+        There is no checkpoint, or one of them is of ranks itself.
+    NotFoundError, FormatError, ChecksumError
+        One of them is not there, or damaged: the target does not exist then.
+    """
+    given: dict[str, Any] = dict(options)
+    progress = given.pop("progress", None)
+    checked = ConvertOptions.given(**given)
+    source = RankStates([os.fspath(path) for path in paths], layout)
+    try:
+        return Conversion(source, "", os.fspath(target), checked).run(progress)
+    finally:
+        source.close()
 
 
 def _configs_of(model: Any) -> Sequence[Any]:

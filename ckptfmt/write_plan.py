@@ -13,14 +13,21 @@ from ckptfmt.index import Extent, PartitionEntry, TensorEntry
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ckptfmt.topology import Cut
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What is to be stored: names (several are tied), dtype as in the index, shape."""
+    """What is to be stored: names (several are tied), dtype as in the index, shape.
+
+    And whose it is, if it is one rank's alone, and how the whole was cut that it is a piece of.
+    """
 
     names: tuple[str, ...]
     dtype: str
     shape: tuple[int, ...]
+    rank: int | None = None
+    cut: Cut | None = None
 
     @property
     def nbytes(self) -> int:
@@ -108,6 +115,7 @@ class _Filling:
         self.done: list[PartitionEntry] = []
         self.payload = 0
         self.blocks = 0
+        self.rank: int | None = None  # whose tensors the partition takes
         # A tensor larger than a partition is cut after whole units, so that its blocks stay whole.
         self.unit = max(alignment, layout.BLOCK_NBYTES)
         per_unit = self.unit + 4 * (self.unit // layout.BLOCK_NBYTES)
@@ -136,11 +144,12 @@ class _Filling:
             self.done.append(PartitionEntry(name, self.payload, layout.table_nbytes(self.blocks)))
         self.payload = self.blocks = 0
 
-    def extents(self, nbytes: int) -> tuple[Extent, ...]:
+    def extents(self, nbytes: int, rank: int | None) -> tuple[Extent, ...]:
         if nbytes == 0:
             return ()
-        if not self.fits(nbytes):
+        if rank != self.rank or not self.fits(nbytes):
             self.close()
+            self.rank = rank
         extents = []
         while not self.fits(nbytes):
             extents.append(self.add(self.largest))
@@ -153,12 +162,12 @@ class _Filling:
 def plan_write(
     tensors: Sequence[TensorSpec], *, alignment: int, partition_nbytes: int
 ) -> WritePlan:
-    """Lay the tensors out, in the order given.
+    """Lay the tensors out, in the order given; a partition holds those of one rank, or of none.
 
     Parameters
     ----------
     tensors : sequence of TensorSpec
-        What is to be stored.
+        What is to be stored: what belongs to no rank, then what to rank 0, 1 and so on.
     alignment : int
         Bytes; of every tensor and of every payload's end.
     partition_nbytes : int
@@ -171,7 +180,10 @@ def plan_write(
     """
     filling = _Filling(alignment, partition_nbytes)
     entries = tuple(
-        TensorEntry(spec.names, spec.dtype, spec.shape, filling.extents(spec.nbytes))
+        TensorEntry(
+            spec.names, spec.dtype, spec.shape, filling.extents(spec.nbytes, spec.rank),
+            spec.rank, spec.cut,
+        )  # fmt: skip
         for spec in tensors
     )
     filling.close()

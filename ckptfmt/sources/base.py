@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from ckptfmt.topology import Topology
     from ckptfmt.write_plan import TensorSpec
 
 
@@ -60,6 +61,8 @@ class Description:
     unsupported : dict of str to str
         Tensors that cannot be stored, and what they are: refused, unless the filters leave them
         out.
+    topology : Topology or None
+        Whose tensors they are, if ranks have some of their own.
     """
 
     kind: str
@@ -70,6 +73,7 @@ class Description:
     provenance: dict[str, Any] = field(default_factory=dict)
     memory_nbytes: int = 0
     unsupported: dict[str, str] = field(default_factory=dict)
+    topology: Topology | None = None
 
 
 class Readable(Protocol):

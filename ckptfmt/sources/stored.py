@@ -3,37 +3,50 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from ckptfmt import layout
-from ckptfmt._core import crc32c
-from ckptfmt.checkpoint import Checkpoint
-from ckptfmt.errors import ChecksumError, FileError
-from ckptfmt.input_file import read_into
+from ckptfmt.checkpoint_files import CheckpointFiles
+from ckptfmt.pieces import wholes
+from ckptfmt.regrouped import specs_of
 from ckptfmt.sources.base import Description, SourceFile
 from ckptfmt.sources.folder import sidecars_below
-from ckptfmt.write_plan import TensorSpec
-
-if TYPE_CHECKING:
-    from ckptfmt.index import Extent
+from ckptfmt.stored_bytes import StoredBytes
 
 
 class StoredSource:
-    """Reads verified bytes of a checkpoint, in runs of whole blocks or parts of them.
+    """Verified bytes of a checkpoint's tensors; of one that was cut for ranks, of whole ones.
 
     Parameters
     ----------
     path : str
         The folder.
+
+    Attributes
+    ----------
+    files : CheckpointFiles
+        The open files.
+    stored : list of TensorSpec
+        What is in them: pieces, if it was cut.
+    bytes : StoredBytes
+        Reads that.
     """
 
     def __init__(self, path: str) -> None:
-        self.checkpoint = Checkpoint(path)
-        index = self.checkpoint.index
-        self.tensors = [TensorSpec(t.names, t.dtype, t.shape) for t in index.tensors]
+        self.files = CheckpointFiles(path)
+        index = self.files.index
+        self.bytes = StoredBytes(self.files)
+        self.stored = self.tensors = specs_of(index.tensors)
+        self._gathers = None
         self.description = Description("ckptfmt", metadata=dict(index.metadata))
+        if index.topology is not None and index.topology.kind == "state":
+            self.description.topology = index.topology
+        elif index.topology is not None:
+            found = wholes(self.stored, index.topology.tensor_parallel)
+            made = [whole.of_rank(1, 0) for whole in found]
+            self.tensors = [spec for spec, _ in made]
+            self._gathers = [gathered for _, gathered in made]
         self.description.provenance = {"id": index.id, "from": index.provenance}
-        for partition in self.checkpoint.files.partitions:
+        for partition in self.files.partitions:
             status = os.fstat(partition.fd)
             name = os.path.basename(partition.path)
             self.description.files.append(SourceFile(name, status.st_size, status.st_mtime_ns))
@@ -42,53 +55,11 @@ class StoredSource:
 
     def read_into(self, tensor: int, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of a tensor on; every block touched is verified."""
-        filled = begin = 0
-        for extent in self.checkpoint.index.tensors[tensor].extents:
-            if begin + extent.nbytes > start + filled and filled < len(buffer):
-                at = start + filled - begin
-                nbytes = min(extent.nbytes - at, len(buffer) - filled)
-                self._read_extent(tensor, extent, at, buffer[filled : filled + nbytes])
-                filled += nbytes
-            begin += extent.nbytes
-
-    def _read_extent(self, tensor: int, extent: Extent, at: int, buffer: memoryview) -> None:
-        """Read a part of an extent: whole blocks straight into the buffer, others by a copy."""
-        end, done = at + len(buffer), 0
-        while at < end:
-            block = at // layout.BLOCK_NBYTES
-            low = block * layout.BLOCK_NBYTES
-            high = min(low + layout.BLOCK_NBYTES, extent.nbytes)
-            nbytes = min(high, end) - at
-            if nbytes == high - low:
-                self._read_block(tensor, extent, block, buffer[done : done + nbytes])
-            else:
-                whole = memoryview(bytearray(high - low))
-                self._read_block(tensor, extent, block, whole)
-                buffer[done : done + nbytes] = whole[at - low : at - low + nbytes]
-            at += nbytes
-            done += nbytes
-
-    def _read_block(self, tensor: int, extent: Extent, block: int, buffer: memoryview) -> None:
-        partition = self.checkpoint.files.partitions[extent.partition]
-        offset = extent.offset + block * layout.BLOCK_NBYTES
-        try:
-            read_into(partition.fd, buffer, offset)
-        except OSError as error:
-            raise FileError(error.errno or 5, "cannot be read", partition.path) from error
-        extents = self.checkpoint.files.extents
-        mine = extents.of_tensors([tensor])
-        number = next(
-            int(extents.first_block[i]) for i in mine if extents.partition[i] == extent.partition
-        )
-        expected, found = int(self.checkpoint.files.crcs[number + block]), crc32c(buffer)
-        if found != expected:
-            name = self.tensors[tensor].names[0]
-            raise ChecksumError(
-                f"{partition.path}: tensor {name!r}, bytes {offset}..{offset + len(buffer)} of the "
-                f"file: checksum {found:08x}, expected {expected:08x}",
-                tensor=name, partition=partition.path, offset=offset, nbytes=len(buffer),
-            )  # fmt: skip
+        if self._gathers is None:
+            self.bytes.read_into(tensor, start, buffer)
+        else:
+            self._gathers[tensor].read_into(self.bytes.read_into, start, buffer)
 
     def close(self) -> None:
         """Close the checkpoint."""
-        self.checkpoint.close()
+        self.files.close()

@@ -15,7 +15,7 @@ from ckptfmt.extents import Extents, compact_addresses
 from ckptfmt.index import Index
 from ckptfmt.read_plan import plan_read
 from tests.helpers import mutations
-from tests.helpers.indexes import MIB, check, make_index, plain, sized, small_index, spec
+from tests.helpers.indexes import MIB, check, make_index, plain, ranked_index, sized, small_index, spec
 from tests.helpers.mutations import mutate_bytes, mutate_tree, spelled, to_pairs
 
 COUNT = 24_000
@@ -28,6 +28,8 @@ BASES = [
     make_index([spec("a", "F4", 4, 2), spec(("b", "c", "d"), "BOOL", 3), spec("e", "C64", 2)]),
     make_index(sized([5 * MIB + 3, 100]), alignment=2 * MIB, partition_nbytes=5 * MIB),
     make_index(sized([1, 2, 3, 4096, 5000]), metadata={"a": "b"}, provenance={"x": [{"y": 1.5}]}),
+    ranked_index(),
+    ranked_index("state"),
 ]
 TEXTS = [index.encode(base) for base in BASES]
 TREES = [to_pairs(plain(base)) for base in BASES]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -13,6 +14,7 @@ from ckptfmt import index, layout
 from ckptfmt.dtypes import DTYPES
 from ckptfmt.errors import FormatError
 from ckptfmt.index import Index
+from ckptfmt.topology import Cut, Topology
 from ckptfmt.write_plan import TensorSpec, WritePlan, plan_write
 
 WHERE = "model.ckpt/ckptfmt.json"
@@ -73,6 +75,32 @@ def small_index() -> Index:
     )
 
 
+def piece(
+    name: str | tuple[str, ...], dtype: str, *shape: int, rank: int, dim: int, blocks: list[int]
+) -> TensorSpec:
+    """What one rank has of a tensor that was cut."""
+    return replace(spec(name, dtype, *shape), rank=rank, cut=Cut(dim, tuple(blocks)))
+
+
+def ranked_index(kind: Literal["cut", "state"] = "cut", **fields: Any) -> Index:
+    """Two ranks, in five partitions: pieces along both dimensions, of one block and of two."""
+    specs = [spec("norm", "F32", 5), spec(("empty", "also"), "F32", 0)]
+    for rank in range(2):
+        if kind == "state":
+            specs += [replace(spec("w", "U8", 7), rank=rank)]
+            specs += [replace(spec("mine", "F32", 3), rank=1)] if rank else []
+            continue
+        specs += [
+            piece(("embed", "head"), "BF16", 4, 3, rank=rank, dim=0, blocks=[8]),
+            piece("gate_up", "F32", 5, 2, rank=rank, dim=1, blocks=[2, 2]),
+            piece("large", "U8", MIB + 4096, rank=rank, dim=0, blocks=[2 * MIB + 8192]),
+        ]
+    given: dict[str, Any] = {
+        "requires": ("rank-partitions",), "topology": Topology(kind, 2, {"engine": "x 1.2"}),
+    }  # fmt: skip
+    return make_index(specs, partition_nbytes=MIB + 3 * 4096, **{**given, **fields})
+
+
 def plain(made: Index) -> dict[str, Any]:
     """An index as JSON values, to be broken."""
     return json.loads(index.encode(made))
@@ -120,12 +148,21 @@ def check(made: Index) -> None:
     """
     assert made.format == "ckptfmt"
     assert made.version[0] == 1
-    assert not made.requires
+    assert set(made.requires) == (set() if made.topology is None else {"rank-partitions"})
     assert len(bytes.fromhex(made.id)) == 16
     assert made.alignment in {4096 << i for i in range(10)}
-    names = [name for tensor in made.tensors for name in tensor.names]
-    assert len(names) == len(set(names))
+    ranks = 1 if made.topology is None else min(made.topology.tensor_parallel, 8)
+    for rank in range(ranks):
+        seen = [t for t in made.tensors if t.rank is None or t.rank == rank]
+        names = [name for tensor in seen for name in tensor.names]
+        assert len(names) == len(set(names))
     assert all(tensor.names for tensor in made.tensors)
+    owners: dict[int, set[int | None]] = {}
+    for tensor in made.tensors:
+        assert tensor.rank is None or made.topology is not None
+        for extent in tensor.extents:
+            owners.setdefault(extent.partition, set()).add(tensor.rank)
+    assert all(len(found) == 1 for found in owners.values())
     spans: dict[int, list[tuple[int, int]]] = {i: [] for i in range(len(made.partitions))}
     blocks = dict.fromkeys(spans, 0)
     for tensor in made.tensors:

@@ -17,10 +17,11 @@ ORDER = """
     acl_places cann_files bench doctor hub_address retrying
     _native _core
     sources.strided sources.protobuf page_cache trace
-    units telemetry selection dtypes layout index write_plan export_plan extents
-    read_plan rows options
+    units telemetry selection dtypes layout topology index write_plan export_plan extents
+    read_plan rows gathering pieces cutting options
     rendering placement device_plan chips selftest_report budget manifest
-    input_file strategy partitions checkpoint_files reading engine tensors loading
+    input_file strategy partitions checkpoint_files stored_bytes regrouped reading engine tensors
+    loading
     runtime_library acl_library cuda_library gds accelerator npu cuda devices pool staging machine
     device_loading streaming fill checkpoint opening trial
     selftest_steps
@@ -29,10 +30,10 @@ ORDER = """
     sources.base sources.limits sources.pickles sources.folder sources.kinds sources.zips
     sources.ranges sources.torch_tensors sources.live sources.safetensors sources.torch_zip
     sources.sllm sources.npz sources.gguf sources.dcp_metadata sources.dcp sources.mindspore
-    sources.stored truth
+    sources.stored truth sources.rank_states
     sources.repository sources.huggingface sources.modelscope sources.blocks sources.streamed
-    sources.hub sources.choose sources
-    target writer confirming conversion selftest_model comparison verification exporting
+    sources.hub sources.choose sources cutting_rules sources.cut
+    target writer chosen confirming conversion selftest_model comparison verification exporting
     selftest saving
     bench.page_style bench.page_timeline bench.page_words bench.page_bars bench.page_tracks
     bench.page_tables bench.page
@@ -52,6 +53,7 @@ PURE = [
     "errors", "problems", "stats", "units", "selection", "dtypes", "layout", "index", "write_plan",
     "extents", "read_plan", "rows", "options", "rendering", "acl_codes", "cuda_codes",
     "code_hints", "placement", "device_plan", "device_errors",
+    "topology", "gathering", "pieces", "cutting",
     "chips", "selftest_report", "export_plan", "bench.pipeline", "bench.candidates",
     "bench.page_style", "bench.page_timeline", "bench.page_words", "bench.page_bars",
     "bench.page_tracks", "bench.page_tables", "bench.page",
@@ -79,7 +81,7 @@ PLACES = {
     "safetensors": {"sources.safetensors", "bench.contenders"},
     "huggingface_hub": {"sources.huggingface"},
     "modelscope_hub": {"sources.modelscope"},
-    "transformers": set(),
+    "transformers": {"cutting_rules"},
     "opentelemetry": {"telemetry"},
 }
 MAX_LINES = 400
