@@ -15,10 +15,10 @@ import msgspec
 from ckptfmt import index, layout, telemetry, topology
 from ckptfmt.chosen import Chosen
 from ckptfmt.confirming import Confirming
+from ckptfmt.cutting_rules import read_rules
 from ckptfmt.errors import FileError, FormatError, NotFoundError, SourceError
 from ckptfmt.index import Index
 from ckptfmt.options import DEFAULT_PARTITION_NBYTES, ConvertOptions, HubOptions
-from ckptfmt.cutting_rules import read_rules
 from ckptfmt.sources import open_source
 from ckptfmt.sources.cut import CutSource, for_ranks
 from ckptfmt.sources.folder import refuse_collisions

@@ -137,31 +137,41 @@ def _cut(spec: TensorSpec, rules: Sequence[Rule], ranks: int) -> Cut | str:
 
 
 def _by_rule(spec: TensorSpec, rule: Rule, ranks: int) -> Cut | str:
+    """How a rule cuts one tensor, or why it cannot."""
     shape, row = spec.shape, DTYPES[spec.dtype]
-    if rule.kind == "replicate":
-        return rule.note
-    if not shape or not spec.nbytes:
-        return "scalars" if not shape else "without bytes"
     is_rowwise = rule.kind.endswith("rowwise")
-    if is_rowwise and len(shape) == 1:
-        return "vectors of row-wise modules, which every rank has"
     dim = len(shape) - 1 if is_rowwise else max(len(shape) - 2, 0)
-    if dim and (row.pack > 1 or row.bits < 8):
-        return f"{row.name} is packed, and cut along the first dimension only"
-    total = shape[dim]
+    why = ""
+    if rule.kind == "replicate":
+        why = rule.note
+    elif not shape or not spec.nbytes:
+        why = "scalars" if not shape else "without bytes"
+    elif is_rowwise and len(shape) == 1:
+        why = "vectors of row-wise modules, which every rank has"
+    elif dim and (row.pack > 1 or row.bits < 8):
+        why = f"{row.name} is packed, and cut along the first dimension only"
+    return why or _in_blocks(spec, rule, dim, ranks)
+
+
+def _in_blocks(spec: TensorSpec, rule: Rule, dim: int, ranks: int) -> Cut | str:
+    """The cut along a dimension, or why not."""
+    shape, total = spec.shape, spec.shape[dim]
+    why = ""
     if isinstance(rule.blocks, int):
-        if total % rule.blocks:
-            return f"not {rule.blocks} equal blocks"
-        cut = Cut(dim, (total // rule.blocks,) * rule.blocks)
-    elif len(shape) == 1 and sum(rule.blocks) != total:
-        return "vectors of another size than the rule's blocks"
+        blocks: tuple[int, ...] = (total // rule.blocks,) * rule.blocks
+        why = f"not {rule.blocks} equal blocks" if total % rule.blocks else ""
     else:
-        cut = Cut(dim, rule.blocks)
-    if sum(cut.blocks) != total:
-        raise OptionError(
-            f"tensor {spec.names[0]!r} has {total} in dimension {dim}, the blocks of its rule are "
-            f"{' + '.join(map(str, cut.blocks))}"
-        )
-    if any(block % ranks for block in cut.blocks):
-        return f"not divisible by {ranks}"
-    return "a share would not be whole bytes" if cut.why_not(spec.dtype, shape, ranks) else cut
+        blocks = rule.blocks
+        if sum(blocks) != total and len(shape) == 1:
+            why = "vectors of another size than the rule's blocks"
+        elif sum(blocks) != total:
+            raise OptionError(
+                f"tensor {spec.names[0]!r} has {total} in dimension {dim}, the blocks of its rule "
+                f"are {' + '.join(map(str, blocks))}"
+            )
+    cut = Cut(dim, blocks)
+    if not why and any(block % ranks for block in blocks):
+        why = f"not divisible by {ranks}"
+    if not why and cut.why_not(spec.dtype, shape, ranks):
+        why = "a share would not be whole bytes"
+    return why or cut

@@ -60,7 +60,8 @@ def _topology(index: Index, topology: Topology) -> dict[str, Any]:
 
 def rank_sums(index: Index) -> tuple[int, dict[int, int]]:
     """Bytes that all ranks share, and those of each that has some of its own."""
-    shared, own = 0, {}
+    shared = 0
+    own: dict[int, int] = {}
     for tensor in index.tensors:
         if tensor.rank is None:
             shared += tensor.nbytes

@@ -180,11 +180,8 @@ def plan_write(
     """
     filling = _Filling(alignment, partition_nbytes)
     entries = tuple(
-        TensorEntry(
-            spec.names, spec.dtype, spec.shape, filling.extents(spec.nbytes, spec.rank),
-            spec.rank, spec.cut,
-        )  # fmt: skip
-        for spec in tensors
+        TensorEntry(s.names, s.dtype, s.shape, filling.extents(s.nbytes, s.rank), s.rank, s.cut)
+        for s in tensors
     )
     filling.close()
     return WritePlan(alignment, tuple(filling.done), entries)

@@ -15,7 +15,16 @@ from ckptfmt.extents import Extents, compact_addresses
 from ckptfmt.index import Index
 from ckptfmt.read_plan import plan_read
 from tests.helpers import mutations
-from tests.helpers.indexes import MIB, check, make_index, plain, ranked_index, sized, small_index, spec
+from tests.helpers.indexes import (
+    MIB,
+    check,
+    make_index,
+    plain,
+    ranked_index,
+    sized,
+    small_index,
+    spec,
+)
 from tests.helpers.mutations import mutate_bytes, mutate_tree, spelled, to_pairs
 
 COUNT = 24_000

@@ -98,5 +98,5 @@ def test_rules_that_say_something_else_are_refused(rules: Any, message: str) -> 
 
 
 def test_blocks_that_a_tensor_does_not_have_are_refused() -> None:
-    with pytest.raises(OptionError, match="'l.qkv.weight' has 14 in dimension 0, the blocks of"):
+    with pytest.raises(OptionError, match=r"'l\.qkv\.weight' has 14 in dimension 0, the blocks of"):
         cutting(spec("l.qkv.weight", "F32", 14, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -34,7 +35,7 @@ def collect(gathered: Gather, arrays: Arrays, nbytes: int, rng: random.Random) -
     """All bytes of the result, asked for in parts of any size, in any order."""
     found = bytearray(nbytes)
     cuts = sorted({0, nbytes, *(rng.randrange(nbytes + 1) for _ in range(rng.randrange(4)))})
-    parts = list(zip(cuts, cuts[1:], strict=False))
+    parts = list(itertools.pairwise(cuts))
     rng.shuffle(parts)
     for start, stop in parts:
         gathered.read_into(reader(arrays), start, memoryview(found)[start:stop])

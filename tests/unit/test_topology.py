@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ckptfmt import index
-from ckptfmt.errors import FormatError, UnsupportedVersionError
+from ckptfmt.errors import UnsupportedVersionError
 from ckptfmt.index import Index
 from ckptfmt.topology import Cut, Piece, piece_of, positions_of
 from tests.helpers.indexes import (
