@@ -18,7 +18,7 @@ from ckptfmt import (
 from ckptfmt.devices import Devices
 from ckptfmt.errors import OptionError
 from ckptfmt.options import LoadOptions
-from ckptfmt.regrouped import RegroupedFiles, open_files
+from ckptfmt.regrouped import GatheredFiles, open_files
 from ckptfmt.stats import LoadStats, remember
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Checkpoint:
             )  # fmt: skip
             if request.devices is not None and mmap:
                 raise OptionError(f"mmap=True maps files into host memory, device is {device!r}")
-            if mmap and isinstance(self.files, RegroupedFiles):
+            if mmap and isinstance(self.files, GatheredFiles):
                 raise OptionError("mmap=True maps what is in the files: load as it was cut")
             with self.files.in_use():
                 if request.devices is not None:

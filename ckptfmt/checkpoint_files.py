@@ -72,6 +72,14 @@ class TensorFiles:
         mine = self.extents.of_tensors(list(positions))
         return int(self.extents.nbytes[mine].sum())
 
+    def spans(self) -> npt.NDArray[np.int64]:
+        """For each tensor the bytes that reading it alone takes in memory."""
+        import numpy as np  # noqa: PLC0415
+
+        extents = self.extents
+        read = extents.reach(np.arange(len(extents.tensor))).extents  # whole blocks of rows, too
+        return np.bincount(read.tensor, read.span, len(self.index.tensors)).astype(np.int64)
+
 
 class PartialFiles(TensorFiles):
     """The same files, of whose tensors only some rows are wanted."""

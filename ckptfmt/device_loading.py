@@ -18,7 +18,7 @@ from ckptfmt.errors import OptionError
 from ckptfmt.pool import HUGE_NBYTES, borrowed, pool_nbytes
 from ckptfmt.read_plan import plan_reach, plan_read
 from ckptfmt.reading import MAX_SENDING_THREADS, MAX_THREADS, Transfer
-from ckptfmt.regrouped import RegroupedFiles
+from ckptfmt.regrouped import GatheredFiles
 from ckptfmt.stats import FileStrategy, LoadStats
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def load(request: Request, devices: Devices) -> tuple[dict[str, Any], LoadStats]
         places = devices.place(request)
         found = {name: devices.device(name) for name in places}
     began = time.perf_counter()
-    if isinstance(request.files, RegroupedFiles):
+    if isinstance(request.files, GatheredFiles):
         return _copied(request, devices, places)
     if request.files.partitions:
         for device in found.values():  # before the tensors: a probe needs some of the device, too

@@ -13,7 +13,7 @@ from ckptfmt.accelerator import TOLD
 from ckptfmt.devices import Devices
 from ckptfmt.errors import DeviceError, LoadMismatchError
 from ckptfmt.read_plan import plan_read
-from ckptfmt.regrouped import RegroupedFiles
+from ckptfmt.regrouped import GatheredFiles
 from ckptfmt.stats import LoadStats
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def fill(
     _check(files, targets, chosen, strict)
     chosen = _once_each(files, targets, chosen)
     request = loading.Request(files, chosen, options, verify, "torch", progress)
-    in_place = not isinstance(files, RegroupedFiles)
+    in_place = not isinstance(files, GatheredFiles)
     dense = {name: p for name, p in chosen.items() if in_place and targets[name].dense}
     here = {name: p for name, p in dense.items() if targets[name].device == "cpu"}
     stats = _read_dense(request, targets, here)

@@ -94,7 +94,7 @@ class Index(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors, tied ones once, and of all ranks."""
-        return sum(e.nbytes for t in self.tensors for e in t.extents)
+        return sum(tensor.nbytes for tensor in self.tensors)
 
     def blocks(self) -> Iterator[tuple[TensorEntry, Extent, int, int]]:
         """Checksum blocks in table order: the tensor, its extent, offset in the file, length."""

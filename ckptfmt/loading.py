@@ -14,7 +14,7 @@ from ckptfmt._core import Memory, Region
 from ckptfmt.errors import OutOfMemoryError
 from ckptfmt.read_plan import plan_reach
 from ckptfmt.reading import Reading, Scan
-from ckptfmt.regrouped import RegroupedFiles
+from ckptfmt.regrouped import GatheredFiles
 from ckptfmt.stats import FileStrategy, LoadStats
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _read_positions(
 ) -> tuple[dict[int, Region | None], LoadStats]:
     """As `read_regions`; `meanwhile` is given the regions while they are being filled."""
     files = request.files
-    if isinstance(files, RegroupedFiles):
+    if isinstance(files, GatheredFiles):
         return _put_together(request, files, positions, meanwhile)
     extents = files.extents
     mine = extents.of_tensors(positions)
@@ -124,7 +124,7 @@ def _read_positions(
 
 def _put_together(
     request: Request,
-    files: RegroupedFiles,
+    files: GatheredFiles,
     positions: Sequence[int],
     meanwhile: Callable[[dict[int, Region | None]], None],
 ) -> tuple[dict[int, Region | None], LoadStats]:

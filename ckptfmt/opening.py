@@ -29,6 +29,8 @@ def load(
     framework: str = "torch",
     no_split: Sequence[str] = (),
     rows: Rows | None = None,
+    rank: int | None = None,
+    tensor_parallel: int | None = None,
 ) -> dict[str, Any]:
     """Load tensors of a checkpoint.
 
@@ -63,6 +65,9 @@ def load(
         Of these tensors, by name, load only the rows from the first number up to and without the
         second: what ``tensor[start:stop]`` would be. Only the blocks of 1 MiB that these are in are
         read and verified.
+    rank, tensor_parallel : int, optional
+        Load what this rank of so many has, of a checkpoint that was cut for ranks or holds their
+        state. Whole tensors if not given.
 
     Returns
     -------
@@ -81,13 +86,18 @@ def load(
     TensorNotFoundError
         A name does not exist.
     OptionError
-        An option's value is none of those allowed, or a tensor has no such rows.
+        An option's value is none of those allowed, or a tensor has no such rows, or a checkpoint no
+        such rank.
+    LoadMismatchError
+        The checkpoint holds the state of another number of ranks.
     DeviceError, MissingDependencyError
         A device failed or is not there. Nothing is returned, and nothing falls back to the CPU.
     OutOfMemoryError
         The tensors do not fit.
     """
-    with telemetry.span("load"), Checkpoint(path, options=options) as checkpoint:
+    with telemetry.span("load"), Checkpoint(
+        path, rank=rank, tensor_parallel=tensor_parallel, options=options
+    ) as checkpoint:
         return checkpoint.load(
             names, device=device, dtype=dtype, verify=verify, mmap=mmap, framework=framework,
             progress=progress, no_split=no_split, rows=rows,
@@ -95,10 +105,14 @@ def load(
 
 
 def open_checkpoint(
-    path: str | os.PathLike[str], *, options: LoadOptions | None = None
+    path: str | os.PathLike[str],
+    *,
+    rank: int | None = None,
+    tensor_parallel: int | None = None,
+    options: LoadOptions | None = None,
 ) -> Checkpoint:
     """Open a checkpoint: its index and all its partitions are checked, no tensor is read.
 
     See :class:`Checkpoint`. Public as ``ckptfmt.open``.
     """
-    return Checkpoint(path, options=options)
+    return Checkpoint(path, rank=rank, tensor_parallel=tensor_parallel, options=options)

@@ -10,13 +10,15 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 from msgspec.structs import replace
 
 from ckptfmt._core import crc32c
-from ckptfmt.checkpoint_files import CheckpointFiles
+from ckptfmt.checkpoint_files import CheckpointFiles, TensorFiles
 from ckptfmt.errors import LoadMismatchError, OptionError
 from ckptfmt.index import TensorEntry
 from ckptfmt.pieces import wholes
+from ckptfmt.rows import parts
 from ckptfmt.stored_bytes import StoredBytes
 from ckptfmt.topology import positions_of
 from ckptfmt.workers import run_workers
@@ -24,8 +26,12 @@ from ckptfmt.write_plan import TensorSpec
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    import numpy.typing as npt
+
+    from ckptfmt.gathering import Gather
+    from ckptfmt.rows import Rows
     from ckptfmt.topology import Piece, Topology
 
 CHUNK_NBYTES = 8 << 20
@@ -99,45 +105,51 @@ def specs_of(tensors: Iterable[TensorEntry]) -> list[TensorSpec]:
     return [TensorSpec(t.names, t.dtype, t.shape, t.rank, t.cut) for t in tensors]
 
 
-class RegroupedFiles(CheckpointFiles):
-    """Files whose pieces are put together to the tensors of another number of ranks.
+class GatheredFiles(TensorFiles):
+    """Files whose tensors are put together of parts of what they hold, or parts of such ones.
 
-    ``index`` and ``positions`` are of these tensors, which have no extents; ``extents``, ``crcs``
-    and ``partitions`` of what is in the files.
+    ``index`` is of these tensors, which have no extents; ``extents``, ``crcs`` and ``partitions``
+    of what is in the files.
 
     Parameters
     ----------
-    files : CheckpointFiles
-        Of a checkpoint whose tensors were cut. Closed with this.
-    ranks, rank : int
-        How many ranks there shall be, and which one this is.
+    stored : StoredBytes
+        What is in the files.
+    tensors : sequence of TensorEntry
+        What is put together.
+    gathers : sequence of Gather
+        Of what.
+    starts : sequence of int
+        With which byte of that each tensor begins.
     """
 
-    def __init__(self, files: CheckpointFiles, ranks: int, rank: int) -> None:
-        topology = files.index.topology
-        assert topology is not None
-        self._files = files
-        self.path, self.dir_fd = files.path, files.dir_fd
-        self.partitions, self.crcs, self.extents = files.partitions, files.crcs, files.extents
-        self._bytes = StoredBytes(files)
-        found = wholes(specs_of(files.index.tensors), topology.tensor_parallel)
-        made = [whole.of_rank(ranks, rank) for whole in found]
-        self._gathers = [gathered for _, gathered in made]
-        self._pieces = [whole.piece(ranks, rank) for whole in found]
-        entries = tuple(TensorEntry(s.names, s.dtype, s.shape, ()) for s, _ in made)
-        self.index = replace(files.index, tensors=entries)
-        self.positions = positions_of(entries, None)
+    def __init__(
+        self,
+        stored: StoredBytes,
+        tensors: Sequence[TensorEntry],
+        gathers: Sequence[Gather],
+        starts: Sequence[int],
+    ) -> None:
+        files = stored.files
+        self.path, self.partitions = files.path, files.partitions
+        self.crcs, self.extents = files.crcs, files.extents
+        self.index = replace(files.index, tensors=tuple(tensors))
+        self._bytes, self._gathers, self._starts = stored, gathers, starts
 
     @property
     def read_nbytes(self) -> int:
         """Bytes read from the files so far."""
         return self._bytes.read_nbytes
 
-    def piece_of(self, position: int) -> Piece | None:
-        return self._pieces[position]
+    def nbytes(self, positions: Iterable[int]) -> int:
+        return sum(self.index.tensors[position].nbytes for position in set(positions))
+
+    def spans(self) -> npt.NDArray[np.int64]:
+        return np.array([tensor.nbytes for tensor in self.index.tensors], np.int64)
 
     def read_into(self, tensor: int, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of a tensor on, verified."""
+        start += self._starts[tensor]
         self._gathers[tensor].read_into(self._bytes.read_into, start, buffer)
 
     def fill(
@@ -175,6 +187,45 @@ class RegroupedFiles(CheckpointFiles):
             raise errors[0]
         return count
 
+
+class RegroupedFiles(GatheredFiles, CheckpointFiles):
+    """A checkpoint whose pieces are put together to the tensors of another number of ranks.
+
+    Parameters
+    ----------
+    files : CheckpointFiles
+        Of a checkpoint whose tensors were cut. Closed with this.
+    ranks, rank : int
+        How many ranks there shall be, and which one this is.
+    """
+
+    def __init__(self, files: CheckpointFiles, ranks: int, rank: int) -> None:
+        topology = files.index.topology
+        assert topology is not None
+        self._files, self.dir_fd = files, files.dir_fd
+        found = wholes(specs_of(files.index.tensors), topology.tensor_parallel)
+        made = [whole.of_rank(ranks, rank) for whole in found]
+        self._pieces = [whole.piece(ranks, rank) for whole in found]
+        entries = [TensorEntry(s.names, s.dtype, s.shape, ()) for s, _ in made]
+        GatheredFiles.__init__(
+            self, StoredBytes(files), entries, [gathered for _, gathered in made], [0] * len(made)
+        )
+        self.positions = positions_of(entries, None)
+
+    def wanted(
+        self, chosen: dict[str, int], rows: Rows | None
+    ) -> tuple[TensorFiles, dict[str, int]]:
+        if not rows:
+            return self, chosen
+        entries, stored, ranges = parts(self.index, self.positions, chosen, rows)
+        positions = positions_of(entries, None)
+        gathers = [self._gathers[position] for position in stored]
+        files = GatheredFiles(self._bytes, entries, gathers, [low for low, _ in ranges])
+        return files, {name: positions[name] for name in sorted(chosen, key=positions.__getitem__)}
+
+    def piece_of(self, position: int) -> Piece | None:
+        return self._pieces[position]
+
     def crc32c(self, position: int) -> int:
         """CRC32C of a whole tensor, which has to be read for it."""
         crc, nbytes = 0, self.index.tensors[position].nbytes
@@ -183,9 +234,6 @@ class RegroupedFiles(CheckpointFiles):
             self.read_into(position, start, chunk)
             crc = crc32c(chunk, crc)
         return crc
-
-    def nbytes(self, positions: Iterable[int]) -> int:
-        return sum(self.index.tensors[position].nbytes for position in set(positions))
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -67,6 +67,24 @@ def cut(
     OptionError
         These are no rows of that tensor.
     """
+    tensors, stored, ranges = parts(index, positions, chosen, rows)
+    found = {
+        name: p
+        for p, entry in enumerate(tensors)
+        for name in entry.names
+        if positions.get(name) == stored[p]  # of another rank, it would be another tensor
+    }
+    partial = extents.cut(np.array(stored, np.int64), np.array(ranges, np.int64).reshape(-1, 2))
+    return replace(index, tensors=tuple(tensors)), partial, found
+
+
+def parts(
+    index: Index, positions: Mapping[str, int], chosen: Collection[str], rows: Rows
+) -> tuple[list[TensorEntry], list[int], list[tuple[int, int]]]:
+    """What is wanted as tensors; which one each is of, and its first and last byte in that.
+
+    The last is -1 for all of it.
+    """
     groups: dict[int, list[tuple[TensorEntry, int, int]]] = {}
     for name in rows:
         position = positions.get(name)
@@ -83,9 +101,7 @@ def cut(
             tensors.append(part)
             stored.append(position)
             ranges.append((low, high))
-    found = {name: p for p, entry in enumerate(tensors) for name in entry.names}
-    partial = extents.cut(np.array(stored, np.int64), np.array(ranges, np.int64).reshape(-1, 2))
-    return replace(index, tensors=tuple(tensors)), partial, found
+    return tensors, stored, ranges
 
 
 def _check(entry: TensorEntry, name: str, wanted: tuple[int, int]) -> None:

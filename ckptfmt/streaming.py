@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from msgspec.structs import replace as replace_entry
 
 from ckptfmt import device_loading, layout, loading, telemetry, tensors
@@ -38,9 +37,7 @@ class _AbandonedError(Exception):
 
 def _batches(request: loading.Request, max_nbytes: int) -> Iterator[dict[str, int]]:
     """Cut the chosen names into batches: one is handed out while the next is read, half each."""
-    extents = request.files.extents
-    read = extents.reach(np.arange(len(extents.tensor))).extents  # whole blocks of rows, too
-    spans = np.bincount(read.tensor, read.span, len(request.files.index.tensors)).astype(np.int64)
+    spans = request.files.spans()
     batch: dict[str, int] = {}
     nbytes, last = 0, -1
     for name, position in request.chosen.items():

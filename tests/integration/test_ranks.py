@@ -203,6 +203,22 @@ def test_every_way_of_loading_joins(cut: Path) -> None:
         checkpoint.load()
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"rank": 1}, {"rank": 3, "tensor_parallel": 4}], ids=["whole", "own", "again"]
+)
+def test_some_rows_of_pieces(cut: Path, options: Any) -> None:
+    """Of those of another rank that have the same name, none are taken."""
+    wanted = SOURCE if not options else expected(options.get("tensor_parallel", 2), options["rank"])
+    rows = {"embed": (100, 131), "a.o.weight": (599, 600), "norm": (0, 0)}
+    found = ckptfmt.load(cut, names=[*rows, "odd"], rows=rows, **options)
+    assert_same(found, {"odd": wanted["odd"], **{n: wanted[n][a:b] for n, (a, b) in rows.items()}})
+    with ckptfmt.open(cut, **options) as checkpoint:
+        assert_same(dict(checkpoint.stream(list(rows), rows=rows)),
+                    {n: wanted[n][a:b] for n, (a, b) in rows.items()})  # fmt: skip
+        with pytest.raises(ckptfmt.OptionError, match="0..2000, it has rows"):
+            checkpoint.load(["embed"], rows={"embed": (0, 2000)})
+
+
 def test_tied_names_stay_tied(tmp_path: Path) -> None:
     shared = random_tensor((8, 4), torch.float32)
     ckptfmt.convert(
