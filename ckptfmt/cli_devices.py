@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 @click.option("--no-split", multiple=True, metavar="GLOB",
               help="With auto: modules that stay on one device, beside the layers.")  # fmt: skip
 @click.option("--names", multiple=True, metavar="GLOB", help="Only these tensors.")
+@click.option("--rank", type=click.IntRange(0), metavar="R",
+              help="Only what this rank has, of a checkpoint that was cut for ranks.")  # fmt: skip
+@click.option("--tensor-parallel", type=click.IntRange(1), metavar="N",
+              help="Of so many ranks; of as many as it was cut for, if not given.")  # fmt: skip
 @click.option("--dtype", default="keep", show_default=True, callback=checked_cast,
               help="Cast: keep, bf16, fp16, fp32.")  # fmt: skip
 @click.option("--no-verify", is_flag=True, help="Do not compare checksums.")

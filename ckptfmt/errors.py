@@ -104,7 +104,7 @@ class UnsupportedDtypeError(CkptError, TypeError):
 
 
 class LoadMismatchError(CkptError, ValueError):
-    """``load_into`` found missing, unexpected or differently shaped tensors."""
+    """Other tensors than wanted: names, shapes or dtypes, or those of another number of ranks."""
 
 
 class OutOfMemoryError(CkptError, MemoryError):

@@ -74,6 +74,8 @@ def run(
     mmap: bool = False,
     framework: str = "torch",
     no_split: Sequence[str] = (),
+    rank: int | None = None,
+    tensor_parallel: int | None = None,
     trace: str | None = None,
     progress: Progress | None = None,
 ) -> Trial:
@@ -81,7 +83,7 @@ def run(
 
     Parameters
     ----------
-    path, device, names, dtype, verify, mmap, framework, no_split, progress
+    path, device, names, dtype, verify, mmap, framework, no_split, rank, tensor_parallel, progress
         As for :func:`ckptfmt.load`.
     trace : str, optional
         A file to write what the workers did to.
@@ -101,7 +103,7 @@ def run(
     if trace is not None:
         _check_trace(trace, mmap=mmap)
     recorded: list[Trace] | None = [] if trace is not None else None
-    with open_checkpoint(path) as checkpoint:
+    with open_checkpoint(path, rank=rank, tensor_parallel=tensor_parallel) as checkpoint:
         devices = devices_of(device)
         before = {one.name: machine.device_facts(one) for one in devices}
         found = checkpoint.load(

@@ -86,9 +86,10 @@ def test_convert_in_json(tmp_path: Path, source: Path) -> None:
     report = data("convert", source, target, *options)
     assert set(report) == {
         "path", "id", "dry_run", "source_nbytes", "nbytes", "tensors", "cast", "partitions",
-        "sidecars", "left_out", "dropped", "resumed", "seconds",
+        "sidecars", "left_out", "dropped", "resumed", "seconds", "tensor_parallel",
     }  # fmt: skip
     assert report["path"] == str(target)
+    assert report["tensor_parallel"] is None
     assert (report["dry_run"], report["tensors"], report["cast"]) == (False, 5, 0)
     assert sorted(report["dropped"]) == ["layers.1.empty", "layers.1.mask"]
     assert report["sidecars"] == ["config.json", "tokenizer/vocab.txt"]
