@@ -215,7 +215,7 @@ def test_some_rows_of_pieces(cut: Path, options: Any) -> None:
     with ckptfmt.open(cut, **options) as checkpoint:
         assert_same(dict(checkpoint.stream(list(rows), rows=rows)),
                     {n: wanted[n][a:b] for n, (a, b) in rows.items()})  # fmt: skip
-        with pytest.raises(ckptfmt.OptionError, match="0..2000, it has rows"):
+        with pytest.raises(ckptfmt.OptionError, match=r"0\.\.2000, it has rows"):
             checkpoint.load(["embed"], rows={"embed": (0, 2000)})
 
 
