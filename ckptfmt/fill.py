@@ -111,7 +111,7 @@ def fill(
     wrong = {name: why for name, t in given.items() if (why := _unfillable(t)) is not None}
     refused = [f"{n}: {why}" for n, why in wrong.items() if strict or n in files.positions]
     if refused:
-        raise LoadMismatchError("; ".join(_listed("cannot be filled", refused)))
+        raise LoadMismatchError("; ".join(listed("cannot be filled", refused)))
     targets = {name: _inspect(tensor) for name, tensor in given.items() if name not in wrong}
     chosen = {name: p for name, p in files.positions.items() if name in targets}
     _check(files, targets, chosen, strict)
@@ -232,7 +232,7 @@ def _check(
         for found, wanted in [_difference(files.index.tensors[position], targets[name])]
         if found != wanted
     ]
-    problems = _listed("different", wrong)
+    problems = listed("different", wrong)
     if strict:
         given = [targets[name] for name in chosen]
         filled = {(t.device, t.address) for t in given if t.nbytes}
@@ -242,8 +242,8 @@ def _check(
             if name not in chosen and not (t.dense and (t.device, t.address) in filled)
         ]
         unexpected = [name for name in files.positions if name not in targets]
-        problems += _listed("missing in the checkpoint", missing)
-        problems += _listed("not among the tensors to fill", unexpected)
+        problems += listed("missing in the checkpoint", missing)
+        problems += listed("not among the tensors to fill", unexpected)
     if problems:
         raise LoadMismatchError(
             f"{files.path}: {'; '.join(problems)}",
@@ -255,7 +255,8 @@ def _difference(entry: TensorEntry, target: _Target) -> tuple[str, str]:
     return f"{entry.dtype} {list(entry.shape)}", f"{target.dtype} {list(target.shape)}"
 
 
-def _listed(what: str, names: list[str]) -> list[str]:
+def listed(what: str, names: list[str]) -> list[str]:
+    """One part of a message: how many names, and the first of them."""
     if not names:
         return []
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""

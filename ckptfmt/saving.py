@@ -90,11 +90,15 @@ def save_model(
             f"save_model: a {type(model).__name__}, expected a torch module",
             hint="save_dict stores a dict of tensors",
         )
-    return _save(model, path, _configs_of(model), options)
+    return _save(model, path, configs_of(model), options)
 
 
 def save_dict(
-    state_dict: Mapping[str, Any], path: str | os.PathLike[str], **options: Unpack[SaveOptions]
+    state_dict: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    beside: Sequence[Any] = (),
+    **options: Unpack[SaveOptions],
 ) -> ConvertReport:
     """Store a dict of tensors, wherever they are; see `save_model`.
 
@@ -104,6 +108,8 @@ def save_dict(
         In the order to be stored. Must not change meanwhile.
     path : path-like
         The folder to be made.
+    beside : sequence
+        What goes there, too: configurations, tokenizers, anything with ``save_pretrained``.
     **options
         See `SaveOptions`.
 
@@ -117,7 +123,7 @@ def save_dict(
             f"save_dict: a {type(state_dict).__name__}, expected a dict of tensors",
             hint="save_model stores a module",
         )
-    return _save(state_dict, path, (), options)
+    return _save(state_dict, path, beside, options)
 
 
 def save_lora(
@@ -223,7 +229,7 @@ def join_ranks(
         source.close()
 
 
-def _configs_of(model: Any) -> Sequence[Any]:
+def configs_of(model: Any) -> tuple[Any, ...]:
     """What knows how to save itself; nothing is asked of transformers."""
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "save_pretrained"):

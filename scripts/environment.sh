@@ -11,6 +11,8 @@ TORCH="${CKPTFMT_TORCH:-torch==2.13.0}"
 TORCH_NPU="${CKPTFMT_TORCH_NPU:-torch-npu==2.13.0}"
 # In an environment of their own, for the slow tests: a Ray cluster, LoRA adapters of real models.
 FLEET="ray==2.60.0 peft==0.21.2 transformers==5.24.0"
+# And in one more, the last transformers before 5, with the hub's client that it wants.
+FOUR="transformers==4.57.6 peft==0.21.2 accelerate==1.15.0"
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
@@ -200,30 +202,37 @@ make_torch_npu() {
     once torch-npu -- quietly "installing $TORCH_NPU" pip_install --no-deps $TORCH_NPU pyyaml
 }
 
-# One more, with ray, peft and transformers, whose own dependencies decide about no other test. Sets
-# FLEET_PYTHON, or FLEET_MISSING to the reason why not.
+# Two more, with ray, peft and transformers, whose own dependencies decide about no other test. Sets
+# FLEET_PYTHON and FOUR_PYTHON, or FLEET_MISSING and FOUR_MISSING to the reason why not.
 install_fleet() {
-    export FLEET_PYTHON="" FLEET_MISSING=""
-    if (make_fleet "$VENV" >&2); then
+    export FLEET_PYTHON="" FLEET_MISSING="" FOUR_PYTHON="" FOUR_MISSING=""
+    if (make_over "$VENV" .venv-fleet "$FLEET" >&2); then
         FLEET_PYTHON="$ROOT/.venv-fleet/bin/python"
     else
         FLEET_MISSING="$FLEET cannot be installed with $("$PYTHON" --version): see above"
-        say "tests with ray and peft will be skipped: $FLEET_MISSING"
+        say "tests with ray, peft and transformers will be skipped: $FLEET_MISSING"
+    fi
+    if (make_over "$VENV" .venv-four "$FOUR" >&2); then
+        FOUR_PYTHON="$ROOT/.venv-four/bin/python"
+    else
+        FOUR_MISSING="$FOUR cannot be installed with $("$PYTHON" --version): see above"
+        say "tests with transformers 4 will be skipped: $FOUR_MISSING"
     fi
 }
 
-# In a shell of its own, as above. torch is the tests' own: pip finds it there, and is held to it.
-make_fleet() {
+# make_over TESTS FOLDER PACKAGES, in a shell of its own, as above: an environment on top of the one
+# for tests. torch is the tests' own: pip finds it there, and is held to it.
+make_over() {
     local packages
-    make_venv .venv-fleet
+    make_venv "$2"
     packages="$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
     printf '%s\n' "$packages" "$ROOT" \
         >"$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth"
     "$VENV/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
         >"$VENV/constraints.txt"
     # shellcheck disable=SC2086  # several packages
-    once fleet "$VENV/constraints.txt" -- quietly "installing $FLEET" \
-        pip_install --constraint "$VENV/constraints.txt" $FLEET
+    once packages "$VENV/constraints.txt" -- quietly "installing $3" \
+        pip_install --constraint "$VENV/constraints.txt" $3
 }
 
 # copy_sources FOLDER: what a build and the tests need, without anything that was built.

@@ -1,5 +1,5 @@
-"""The Python that has ray, peft and transformers: an environment of its own, so that what these
-bring along decides about no other test."""
+"""The Pythons that have ray, peft and transformers: environments of their own, so that what these
+bring along decides about no other test. One has transformers 5, the other its last 4."""
 
 from __future__ import annotations
 
@@ -11,25 +11,32 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def find_python() -> tuple[str, str]:
+def find_python(name: str, *, ours: bool) -> tuple[str, str]:
     """The interpreter, and if there is none, why.
 
-    ``FLEET_PYTHON`` names it, and ``FLEET_MISSING`` says why there is none: scripts/test.sh sets
-    one of them. Else it is the one that runs the tests, if it has all three, or the script's
-    ``.venv-fleet``.
+    Parameters
+    ----------
+    name : str
+        ``FLEET_PYTHON`` in the environment names it if this is ``fleet``, and ``FLEET_MISSING``
+        says why there is none: scripts/test.sh sets one of them. Else it is the script's
+        ``.venv-fleet``.
+    ours : bool
+        Whether the Python that runs the tests is one.
     """
-    named = os.environ.get("FLEET_PYTHON", "")
+    named = os.environ.get(f"{name.upper()}_PYTHON", "")
     if named:
         return named, ""
-    reason = os.environ.get("FLEET_MISSING", "")
+    reason = os.environ.get(f"{name.upper()}_MISSING", "")
     if reason:
         return "", reason
-    if all(find_spec(name) for name in ("ray", "peft", "transformers")):
+    if ours:
         return sys.executable, ""
-    own = ROOT / ".venv-fleet" / "bin" / "python"
+    own = ROOT / f".venv-{name}" / "bin" / "python"
     if own.exists():
         return str(own), ""
     return "", "ray, peft and transformers are not installed: scripts/test.sh does that"
 
 
-PYTHON, MISSING = find_python()
+_HERE = all(find_spec(name) for name in ("ray", "peft", "transformers"))
+PYTHON, MISSING = find_python("fleet", ours=_HERE)
+FOUR_PYTHON, FOUR_MISSING = find_python("four", ours=False)

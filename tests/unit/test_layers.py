@@ -35,6 +35,9 @@ ORDER = """
     sources.hub sources.choose sources cutting_rules sources.cut
     target writer chosen confirming conversion selftest_model comparison verification exporting
     selftest saving
+    transformers.library transformers.quantized transformers.precision transformers.storage
+    transformers.places transformers.reader transformers.pending transformers.mismatch
+    transformers.model transformers.adapters transformers
     bench.page_style bench.page_timeline bench.page_words bench.page_bars bench.page_tracks
     bench.page_tables bench.page
     bench.forms bench.run
@@ -74,14 +77,15 @@ PLACES = {
     "rich": {"terminal", "batch_table"},
     "yaml": {"manifest"},
     "ray": {"batch_ray"},
-    "peft": {"saving"},
-    "torch": {"dtypes", "sources.dcp"},
+    "peft": {"saving", "transformers.adapters"},
+    "accelerate": {"transformers.library"},
+    "torch": {"dtypes", "sources.dcp", "transformers.library"},
     "gguf": {"sources.gguf"},
     "torch_npu": {"npu"},
     "safetensors": {"sources.safetensors", "bench.contenders"},
     "huggingface_hub": {"sources.huggingface"},
     "modelscope_hub": {"sources.modelscope"},
-    "transformers": {"cutting_rules"},
+    "transformers": {"cutting_rules", "transformers.library"},
     "opentelemetry": {"telemetry"},
 }
 MAX_LINES = 400

@@ -1,0 +1,89 @@
+"""Cases for a child with transformers: many in each, as importing the library takes seconds."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from tests.helpers.fleet_python import FOUR_MISSING, FOUR_PYTHON, MISSING, PYTHON, ROOT
+from tests.helpers.npu_cases import Case
+
+#: Of a child, with all its cases.
+TIMEOUT_S = 300
+PYTHONS = {"five": (PYTHON, MISSING), "four": (FOUR_PYTHON, FOUR_MISSING)}
+#: What the child says of where it ran.
+TOLD = ("transformers", "torch", "peft", "accelerate")
+
+
+@cache
+def run_all(which: str, cases: tuple[Case, ...]) -> tuple[dict[str, str], dict[Case, str]]:
+    """Run cases in one child.
+
+    Parameters
+    ----------
+    which : str
+        ``five`` or ``four``.
+
+    Returns
+    -------
+    versions : dict of str to str
+        That ran.
+    outcomes : dict of Case to str
+        What went wrong with each; empty for nothing.
+    """
+    with tempfile.TemporaryDirectory(prefix="ckptfmt-tests-") as folder:
+        return _run(which, cases, folder)
+
+
+def _run(
+    which: str, cases: Sequence[Case], folder: str
+) -> tuple[dict[str, str], dict[Case, str]]:
+    paths = (str(ROOT), os.environ.get("PYTHONPATH", ""))
+    environment = {
+        **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "HF_HUB_OFFLINE": "1", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "HF_HOME": folder,
+    }  # fmt: skip
+    asked = json.dumps([[c.function, dict(c.arguments)] for c in cases])
+    done = subprocess.run(
+        [PYTHONS[which][0], "-m", "tests.helpers.library_cases", folder], cwd=ROOT,
+        env=environment, input=asked, capture_output=True, text=True, timeout=TIMEOUT_S,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-6000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    return told["versions"], dict(zip(cases, told["outcomes"], strict=True))
+
+
+def _attempt(function: str, arguments: Mapping[str, object], folder: Path) -> str:
+    module, _, name = function.partition(".")
+    folder.mkdir()
+    try:
+        call = getattr(importlib.import_module(f"tests.transformers.cases.{module}"), name)
+        call(folder, **arguments)
+    except Exception:  # whatever it is, it is told
+        return traceback.format_exc()
+    return ""
+
+
+def main() -> None:
+    """Run the cases that stdin has; the last line of stdout tells of them."""
+    folder = Path(sys.argv[1])
+    outcomes = [
+        _attempt(function, arguments, folder / str(number))
+        for number, (function, arguments) in enumerate(json.load(sys.stdin))
+    ]
+    versions = {name: version(name) for name in TOLD}
+    print(json.dumps({"versions": versions, "outcomes": outcomes}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Loads with the real transformers, the newest and the last 4; each in a Python of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers.library_cases import PYTHONS, run_all
+from tests.helpers.npu_cases import Case, case
+
+pytestmark = pytest.mark.slow
+
+KINDS = ("llama", "qwen2", "opt", "mixtral", "qwen2_moe", "bert", "t5")
+CASES = (
+    *(case("answering.like_the_library", kind=kind, dtype=dtype, form=form)
+      for kind in KINDS for dtype in ("fp32", "bf16") for form in ("converted", "saved")),
+    case("answering.cast", kind="llama", stored_as="fp32", wanted="bf16"),
+    case("answering.cast", kind="llama", stored_as="bf16", wanted="fp32"),
+    case("answering.cast", kind="mixtral", stored_as="fp32", wanted="fp16"),
+    case("answering.as_stored"),
+    case("answering.kept_in_fp32"),
+    case("answering.the_tokenizer_travels"),
+    case("answering.generation_config"),
+    case("answering.keywords"),
+    case("making.while_it_is_read"),
+    case("making.the_times_of_it"),
+    case("making.without_a_copy"),
+    case("making.tied_by_one_name", name="lm_head.weight"),
+    case("making.tied_by_one_name", name="model.embed_tokens.weight"),
+    case("making.tied_though_stored_twice"),
+    case("making.statistics"),
+    case("making.nothing_is_left"),
+    case("refusing.missing_unexpected_and_wrong"),
+    case("refusing.heads"),
+    case("refusing.ignored_names"),
+    case("refusing.damage"),
+    case("refusing.options"),
+    case("refusing.places"),
+    case("refusing.remote_code"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("which", PYTHONS)
+@pytest.mark.parametrize("one", CASES, ids=str)
+def test_case(which: str, one: Case) -> None:
+    if PYTHONS[which][1]:
+        pytest.skip(PYTHONS[which][1])
+    _, outcomes = run_all(which, CASES)
+    assert not outcomes[one], outcomes[one]
