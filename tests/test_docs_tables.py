@@ -238,7 +238,7 @@ def test_every_keyword_of_saving_is_in_the_settings() -> None:
     listed = {c for row in rows(text) for c in codes(row["Python"])}
     convert = inspect.signature(ckptfmt.convert).parameters
     taken = set(ckptfmt.SaveOptions.__annotations__)
-    assert listed == {f"{name}=" for name in (*taken, "adapter_name")}
+    assert listed == {f"{name}=" for name in (*taken, "adapter_name", "beside")}
     assert taken < set(convert)
 
 

@@ -77,7 +77,7 @@ def load_lora(
                 model, config, adapter_name=adapter_name, low_cpu_mem_usage=True
             )
         devices = _devices(model, checkpoint.names, where)
-        tensors = {}
+        tensors: dict[str, Any] = {}
         for device in dict.fromkeys(devices.values()):
             mine = [name for name, one in devices.items() if one == device]
             tensors |= checkpoint.load(mine, device=device, dtype=dtypes.cast_name(row))

@@ -12,7 +12,6 @@ from packaging.version import Version
 from ckptfmt.errors import MissingDependencyError, OptionError, SourceError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
 #: Versions before take the state dict that is handed to them in other ways.

@@ -138,11 +138,10 @@ def from_pretrained(
     ):
         if row is None and where is not None and where.only is not None:
             reader.start([Portion(device=where.only)])  # before transformers is even imported
-        model = _made(
+        return _made(
             reader, where, device_map, row, class_named=hf_model_class, keywords=keywords,
             trust_remote_code=trust_remote_code, strict=strict,
         )  # fmt: skip
-    return model
 
 
 def _made(
@@ -224,7 +223,7 @@ def _portions(
     names = list(checkpoint.names)
     prefix = getattr(cls, "base_model_prefix", "")
     devices = where.of_stored(names, prefix)
-    parts = [(names, None)]
+    parts: list[tuple[list[str], str | None]] = [(names, None)]
     if row is not None:
         cast, others = precision.to_cast(checkpoint.index, row, cls)
         parts = [(cast, dtypes.cast_name(row)), (others, None)]

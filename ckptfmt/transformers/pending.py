@@ -1,8 +1,8 @@
 """Tensors that are still being read, in the form in which transformers takes them.
 
 The library is given a state dict of these and does with them what it does with slices of
-safetensors files: ``tensor[...]`` takes a tensor, ``.to(…)`` brings it to where it belongs. So names
-are changed, tensors are joined, tied and quantized by the library's own machinery, whichever
+safetensors files: ``tensor[...]`` takes a tensor, ``.to(…)`` brings it to where it belongs. So
+names are changed, tensors are joined, tied and quantized by the library's own machinery, whichever
 version it is; all it has to wait for is the tensor it asks for.
 """
 

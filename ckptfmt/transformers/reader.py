@@ -140,7 +140,7 @@ class Reader:
                 found = self.checkpoint.load_stats()
                 if found is not None:
                     self._stats.append(replace(found))
-        except BaseException as error:  # noqa: BLE001 - told to whoever asks for a tensor
+        except BaseException as error:  # told to whoever asks for a tensor
             self._error = error
         finally:
             self.ended = time.perf_counter()

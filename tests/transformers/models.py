@@ -77,11 +77,10 @@ def answers(model: Any) -> torch.Tensor:
     tokens = TOKENS.to(model.device)
     if not model.can_generate():
         return model(tokens).last_hidden_state
-    found = model.generate(
+    return model.generate(
         tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=12, min_new_tokens=12,
         do_sample=False, pad_token_id=0,
     )  # fmt: skip
-    return found
 
 
 def same_weights(one: Any, other: Any) -> None:

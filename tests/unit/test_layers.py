@@ -14,7 +14,7 @@ from tests.helpers.imports import MODULES, PACKAGE, imports, top_level, tree
 #: Each module imports only modules that stand before it.
 ORDER = """
     version errors problems stats workers code_hints acl_codes cuda_codes device_errors
-    acl_places cann_files bench doctor hub_address retrying
+    acl_places cann_files bench doctor transformers hub_address retrying
     _native _core
     sources.strided sources.protobuf page_cache trace
     units telemetry selection dtypes layout topology index write_plan export_plan extents
@@ -37,7 +37,7 @@ ORDER = """
     selftest saving
     transformers.library transformers.quantized transformers.precision transformers.storage
     transformers.places transformers.reader transformers.pending transformers.mismatch
-    transformers.model transformers.adapters transformers
+    transformers.model transformers.adapters
     bench.page_style bench.page_timeline bench.page_words bench.page_bars bench.page_tracks
     bench.page_tables bench.page
     bench.forms bench.run
