@@ -1,4 +1,4 @@
-"""What needs no transformers: what is said without it, where things are, what is cast, the reader."""
+"""What needs no transformers: what is said without it, where things are, what is cast, reading."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def test_an_old_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", old)
     with pytest.raises(ckptfmt.MissingDependencyError) as caught:
         library.import_transformers()
-    assert str(caught.value) == f"transformers 4.40.2 is installed, needed is {library.OLDEST} or newer"
+    wanted = f"transformers 4.40.2 is installed, needed is {library.OLDEST} or newer"
+    assert str(caught.value) == wanted
 
 
 def test_the_package_has_what_it_lists() -> None:
@@ -98,7 +99,7 @@ def test_a_root_that_is_given_comes_before_the_one_in_the_environment(
     with pytest.raises(ckptfmt.NotFoundError, match="given/only: no such model: ") as caught:
         storage.find("only", "given")
     assert "convert" in (caught.value.hint or "")
-    with pytest.raises(ckptfmt.NotFoundError, match="nor is .*set/none"):
+    with pytest.raises(ckptfmt.NotFoundError, match=r"nor is .*set/none"):
         storage.find("none", None)
 
 
@@ -226,12 +227,12 @@ def test_leaving_stops_the_thread(checkpoint: Path) -> None:
         stopped.wait(60)
 
     stopped = threading.Event()
-    with ckptfmt.open(checkpoint) as opened:
-        reader = Reader(opened, verify=None, progress=progress)
-        with pytest.raises(RuntimeError, match="mine"), reader:
-            reader.start([Portion(), Portion()])
-            threading.Timer(0.05, stopped.set).start()
-            raise RuntimeError("mine")
+    with ckptfmt.open(checkpoint) as opened, Reader(
+        opened, verify=None, progress=progress
+    ) as reader:
+        reader.start([Portion(), Portion()])
+        threading.Timer(0.05, stopped.set).start()
+    assert len(calls) <= 1  # it ended at the next word of progress
     assert not [t for t in threading.enumerate() if t.name == "ckptfmt-model"]
 
 
