@@ -235,7 +235,8 @@ class Checkpoint:
 
     def _stream(self, request: loading.Request, max_nbytes: int) -> Iterator[tuple[str, Any]]:
         with self.files.in_use():
-            yield from streaming.stream(request, max_nbytes)
+            stats = yield from streaming.stream(request, max_nbytes)
+        self._stats = stats or self._stats
 
     def load_into(
         self,
@@ -288,7 +289,7 @@ class Checkpoint:
         return memoryview(region) if region is not None else memoryview(b"")
 
     def load_stats(self) -> LoadStats | None:
-        """Statistics of the latest load from this object, None before the first."""
+        """Statistics of the latest load from this object, or stream to its end; else None."""
         return self._stats
 
     def _remember(

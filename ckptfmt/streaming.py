@@ -53,9 +53,15 @@ def _batches(request: loading.Request, max_nbytes: int) -> Iterator[dict[str, in
         yield batch
 
 
-def stream(request: loading.Request, max_nbytes: int) -> Iterator[tuple[str, Any]]:
-    """Yield names and tensors in file order. See ``Checkpoint.stream``."""
+def stream(
+    request: loading.Request, max_nbytes: int
+) -> Generator[tuple[str, Any], None, LoadStats | None]:
+    """Yield names and tensors in file order. See ``Checkpoint.stream``.
+
+    Returns the statistics once all have been yielded; None if there was nothing to read.
+    """
     read: list[LoadStats] = []
+    total = None
 
     def without_stats(item: tuple[str, Any, LoadStats | None]) -> tuple[str, Any]:
         if item[2] is not None:
@@ -74,6 +80,7 @@ def stream(request: loading.Request, max_nbytes: int) -> Iterator[tuple[str, Any
                 total = reduce(LoadStats.plus, read)
                 span.tell(total)
                 telemetry.tell_load(request.files.path, total, "streamed")
+    return total
 
 
 def stream_with_stats(

@@ -1,0 +1,25 @@
+"""Models, made once for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.vllm.running import DTYPES, KINDS, MISSING, make_models
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each kind in each dtype, twice."""
+    if MISSING:
+        pytest.skip(MISSING)
+    folder = tmp_path_factory.mktemp("models")
+    make_models(folder, [(k, d, seed) for k in KINDS for d in DTYPES for seed in (1, 2)])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where vLLM remembers what it found out about classes of models."""
+    return tmp_path_factory.mktemp("cache")

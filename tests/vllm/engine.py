@@ -1,0 +1,68 @@
+"""vLLM in a process of its own, told what to do by JSON; run by the Python of vLLM.
+
+    python -m tests.vllm.engine '[{"model": …, "load_format": …}, …]'
+
+Each job makes an engine and does its steps in turn: prints the tokens it generated, the reports of
+ckptfmt's loads on each rank, and what its steps failed with, as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Any
+
+PROMPTS = [[3, 9, 27, 81, 243], [5, 25, 125], [7, 49, 300, 11], [100, 200]]
+
+
+class Extension:
+    """Methods of vLLM's workers, for ``collective_rpc``."""
+
+    def ckptfmt_reports(self) -> list[dict[str, Any]]:
+        """What this rank has loaded."""
+        from ckptfmt.vllm.report import load_reports
+
+        return [dataclasses.asdict(report) for report in load_reports()]
+
+
+def tokens(llm: Any) -> list[list[int]]:
+    """What it goes on with, the likeliest token each time."""
+    from vllm import SamplingParams
+
+    params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+    asked = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
+    found = llm.generate(asked, params, use_tqdm=False)
+    return [list(one.outputs[0].token_ids) for one in found]
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """One engine."""
+    from vllm import LLM
+
+    steps = job.pop("steps", [["tokens"], ["reports"]])
+    found: dict[str, Any] = {"tokens": [], "reports": [], "failed": None}
+    options = {
+        "enforce_eager": True, "max_model_len": 128, "max_num_seqs": 4,
+        "kv_cache_memory_bytes": 64 << 20, "enable_prefix_caching": False,
+        "worker_extension_cls": "tests.vllm.engine.Extension", **job,
+    }  # fmt: skip
+    try:
+        llm = LLM(**options)
+        for name, *arguments in steps:
+            if name == "tokens":
+                found["tokens"].append(tokens(llm))
+            elif name == "reports":
+                found["reports"] = llm.collective_rpc("ckptfmt_reports")
+            else:
+                positional, named = arguments or ([], {})
+                llm.collective_rpc(name, args=tuple(positional), kwargs=named)
+        del llm
+    except Exception as error:  # told to the test, which knows what it expects
+        found["failed"] = f"{type(error).__name__}: {error}"
+    return found
+
+
+if __name__ == "__main__":  # the processes of a larger engine import this module again
+    results = [run(job) for job in json.loads(sys.argv[1])]
+    print("\n" + json.dumps(results), flush=True)

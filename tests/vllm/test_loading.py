@@ -1,0 +1,158 @@
+"""Reloading, settings, what is refused, and how much each rank reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ckptfmt
+from tests.vllm.running import Job, environment, make_models, name, run, run_here
+
+FIRST, SECOND = name("llama", "float32", 1), name("llama", "float32", 2)
+
+
+def job(path: Path | str, *steps: Any, **more: Any) -> Job:
+    return {
+        "model": str(path), "load_format": "ckptfmt", "dtype": "float32",
+        "steps": [*steps] or [["tokens"]], **more,
+    }  # fmt: skip
+
+
+def extra(**settings: Any) -> list[Any]:
+    """A step that changes the settings."""
+    config = {"load_config": {"model_loader_extra_config": settings}}
+    return ["update_config", [config], {}]
+
+
+def reload(path: Path | str | None = None) -> list[Any]:
+    """A step that loads in place."""
+    return ["reload_weights", [], {"weights_path": str(path)} if path else {}]
+
+
+@pytest.fixture(scope="module")
+def bare(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of the first model, and no weights."""
+    folder = tmp_path_factory.mktemp("bare") / "llama"
+    shutil.copytree(models / FIRST, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    return folder
+
+
+def test_reloading_and_where_from(models: Path, bare: Path, cache: Path) -> None:
+    """Of a set path and a folder that vLLM was given, what was given later is loaded."""
+    first, second = models / f"{FIRST}.ckpt", models / f"{SECOND}.ckpt"
+    tokens = ["tokens"]
+    (of_first, of_second, moving, by_path), log = run_here(
+        [
+            job(models / FIRST, load_format="auto"),
+            job(models / SECOND, load_format="auto"),
+            job(
+                first, tokens, reload(), tokens, reload(second), tokens, reload(), tokens,
+                extra(path=str(first)), reload(), tokens, reload(models / SECOND), tokens,
+                ["reports"],
+            ),
+            job(
+                bare, tokens, reload(), tokens, extra(path=str(second)), reload(), tokens,
+                reload(first), tokens, extra(path=str(second), max_nbytes=4096), reload(), tokens,
+                model_loader_extra_config={"path": str(first), "verify": False},
+            ),
+        ],
+        cache,
+    )  # fmt: skip
+    assert [of_first["failed"], of_second["failed"]] == [None, None]
+    one, two = of_first["tokens"][0], of_second["tokens"][0]
+    assert one != two
+    assert (moving["failed"], moving["tokens"]) == (None, [one, one, two, two, one, two])
+    assert (by_path["failed"], by_path["tokens"]) == (None, [one, one, two, one, two])
+    paths = [Path(report["path"]).name for report in moving["reports"][0]]
+    # The fourth time no path was given: what was loaded last. The last is a plain folder.
+    assert paths == [
+        f"{FIRST}.ckpt", f"{FIRST}.ckpt", f"{SECOND}.ckpt", f"{SECOND}.ckpt", f"{FIRST}.ckpt", SECOND,
+    ]  # fmt: skip
+    assert f"of {first} in " in log
+
+
+def test_what_is_refused(models: Path, bare: Path, cache: Path, tmp_path: Path) -> None:
+    good = models / f"{FIRST}.ckpt"
+    lacking, damaged = tmp_path / "lacking.ckpt", tmp_path / "damaged.ckpt"
+    ckptfmt.convert(models / FIRST, lacking, exclude="model.layers.1.input_layernorm.weight")
+    shutil.copytree(good, damaged)
+    with (damaged / "part-00000.ckptfmt").open("r+b") as file:
+        file.seek(8192)
+        byte = file.read(1)
+        file.seek(8192)
+        file.write(bytes([byte[0] ^ 1]))
+    found, _ = run_here(
+        [
+            job(good, model_loader_extra_config={"pth": "x"}),
+            job(lacking),
+            job(damaged),
+            job(bare),
+            job(bare, model_loader_extra_config={"path": str(tmp_path / "nowhere")}),
+            job(bare, load_format="auto"),
+            job(good),
+        ],
+        cache,
+    )
+    unknown, incomplete, flipped, weightless, nowhere, by_vllm, again = (f["failed"] for f in found)
+    assert unknown.startswith("OptionError: model_loader_extra_config has 'pth', expected only 'path'")
+    assert "has nothing for 1 parameters of LlamaForCausalLM: model.layers.1.input" in incomplete
+    assert incomplete.startswith("LoadMismatchError: ")
+    assert flipped.startswith("ChecksumError: ")
+    assert "part-00000.ckptfmt" in flipped
+    assert weightless.startswith(("FormatError: ", "NotFoundError: ", "SourceError: "))
+    assert nowhere.startswith("NotFoundError: ")
+    assert "Cannot find any model weights" in by_vllm
+    assert again is None  # what was refused has left nothing
+
+
+def test_a_plugin_that_is_not_allowed_is_not_loaded(models: Path, cache: Path) -> None:
+    (found,), _ = run_here([job(models / f"{FIRST}.ckpt")], cache, VLLM_PLUGINS="none")
+    assert found["failed"] == "ValueError: Load format `ckptfmt` is not supported"
+
+
+def test_each_rank_reads_its_share(cache: Path, tmp_path: Path) -> None:
+    """Of tensors of many blocks, as real models have, and with heads that both ranks need."""
+    make_models(tmp_path, [("larger", "float32", 1)])
+    path = tmp_path / name("larger", "float32", 1)
+    auto = {"load_config": {"load_format": "auto", "model_loader_extra_config": {}}}
+    steps = [["tokens"], ["reports"], ["update_config", [auto], {}], reload(path), ["tokens"]]
+    (found,), log = run([job(f"{path}.ckpt", *steps, tensor_parallel_size=2)], cache)
+    assert found["failed"] is None, log[-3000:]
+    assert found["tokens"][0] == found["tokens"][1]
+    for rank, (report,) in enumerate(found["reports"]):
+        assert report["read_nbytes"] <= 0.70 * report["whole_nbytes"], report
+        assert report["nbytes"] <= report["read_nbytes"] <= 1.05 * report["nbytes"]
+        assert report["again"] == []
+        assert f"by name, rank {rank} of 2 to cpu: " in log
+
+
+@pytest.mark.parametrize("action", ["wrong rows", "other loader"])
+def test_what_was_foreseen_wrongly_costs_time_only(action: str, models: Path, cache: Path) -> None:
+    """`tests.vllm.astray` has each rank foresee nonsense; the tokens are the same."""
+    (wanted,), _ = run_here([job(models / FIRST, load_format="auto")], cache)
+    (found,), log = run(
+        [job(models / f"{FIRST}.ckpt", ["tokens"], ["reports"], tensor_parallel_size=2,
+             worker_extension_cls="tests.vllm.astray.Astray")],
+        cache, ASTRAY=action,
+    )  # fmt: skip
+    assert found["failed"] is None, log[-3000:]
+    assert found["tokens"] == wanted["tokens"]
+    for (report,) in found["reports"]:
+        assert len(report["again"]) >= 8
+        assert "of them again in full" in log
+
+
+def test_the_plugin_is_found_and_looked_at_by_doctor() -> None:
+    child = subprocess.run(
+        [sys.executable, "-m", "ckptfmt", "doctor", "--json"],
+        env=environment(Path("/nowhere")), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    findings = {f["check"]: f for f in json.loads(child.stdout)["findings"]}
+    assert findings["vllm.plugin"]["status"] == "OK"
+    assert findings["vllm.plugin"]["text"].endswith("plugin registered as ckptfmt")
