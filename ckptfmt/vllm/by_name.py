@@ -1,4 +1,4 @@
-"""Tensors under their stored names, as vLLM's models take them; of many this rank's rows alone."""
+"""Tensors under their stored names, as vLLM's models take them; of many this rank's part alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ByName:
     path : str
         The checkpoint.
     model : torch.nn.Module
-        Whose layers tell which rows are needed.
+        Whose layers tell which part of each tensor is needed.
     settings : Settings
         How to read.
     device : str
@@ -44,70 +44,98 @@ class ByName:
         ranks: int,
     ) -> None:  # fmt: skip
         self._began = time.perf_counter()
-        self._checkpoint = open_checkpoint(path)
-        self._settings = settings
         self._device = device
-        self._rows = self._foresee(Shares(model)) if ranks > 1 else {}
+        self._how: dict[str, Any] = {"max_nbytes": settings.max_nbytes, "device": device}
+        if settings.verify is not None:
+            self._how["verify"] = settings.verify
+        self._whole = open_checkpoint(path)
+        #: This rank's pieces, of a checkpoint that was cut for as many ranks; else the whole.
+        self._mine = self._whole
+        topology = self._whole.index.topology
+        if topology is not None and topology.tensor_parallel == ranks > 1:
+            self._mine = open_checkpoint(path, rank=rank, tensor_parallel=ranks)
+        #: What is read of the tensors that are not read in full.
+        self._parts: dict[str, Part] = {}
+        self._from_mine: list[str] = []
+        self._from_whole: list[str] = []
+        self._foresee(Shares(model) if ranks > 1 else None)
+        cut = ", cut for ranks" if self._mine is not self._whole else ""
         self.report = LoadReport(
-            strategy="by name", path=path, device=device, rank=rank, tensor_parallel=ranks,
-            whole_nbytes=self._checkpoint.nbytes,
+            strategy=f"by name{cut}", path=path, device=device, rank=rank, tensor_parallel=ranks,
+            whole_nbytes=self._whole.nbytes,
         )
 
-    def _foresee(self, shares: Shares) -> dict[str, tuple[int, int]]:
-        """Rows by name, of the tensors that are not needed whole."""
-        rows = {}
-        for entry in self._checkpoint.index.tensors:
-            found = {share for name in entry.names if (share := shares.rows(name)) is not None}
-            # Tied names are one tensor: what all of them that the model knows agree on.
-            if len(found) == 1:
-                (share,) = found
-                if entry.shape and entry.shape[0] == share.rows:
-                    rows.update(dict.fromkeys(entry.names, (share.start, share.stop)))
-        return rows
+    def _foresee(self, shares: Shares | None) -> None:
+        """Choose what is read of each tensor, and where it is read from."""
+        mine = self._mine
+        groups: dict[int, list[str]] = {}
+        for name, position in mine.positions.items():
+            groups.setdefault(position, []).append(name)
+        for names in groups.values():  # tied names are one tensor
+            first = names[0]
+            shape = self._whole.info(first).shape
+            piece = mine.cut_of(first) if mine is not self._whole else None
+            wanted = shares.agreed(names, shape) if shares is not None else None
+            stored = Part(piece.dim, piece.start, piece.stop) if piece is not None else None
+            if stored is not None and (wanted is None or stored.has(wanted)):
+                self._parts.update(dict.fromkeys(names, stored))
+                self._from_mine += names
+            elif wanted is not None and wanted.dim == 0:
+                self._parts.update(dict.fromkeys(names, wanted))
+                self._from_whole += names
+            # Columns are cut across all rows: they are read in full.
+            elif mine.info(first).shape == shape:
+                self._from_mine += names
+            else:
+                self._from_whole += names
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        if self._mine is self._whole:
+            rows = {name: (part.start, part.stop) for name, part in self._parts.items()}
+            yield from self._stream(self._whole, None, rows)
+        else:
+            yield from self._stream(self._mine, self._from_mine, {})
+            rows = {
+                name: (part.start, part.stop)
+                for name in self._from_whole
+                if (part := self._parts.get(name)) is not None
+            }
+            yield from self._stream(self._whole, self._from_whole, rows)
+        self.report.seconds = time.perf_counter() - self._began
+        self.report.tell()
+
+    def _stream(
+        self, checkpoint: Checkpoint, names: list[str] | None, rows: dict[str, tuple[int, int]]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
         report, last = self.report, -1
-        for name, tensor in self._stream(self._checkpoint, self._rows):
-            position = self._checkpoint.positions[name]
+        if names == []:
+            return
+        for name, tensor in checkpoint.stream(names, rows=rows or None, **self._how):
+            position = checkpoint.positions[name]
             if position != last:
                 report.nbytes += tensor.nbytes
-                report.in_part += name in self._rows
-                report.in_full += name not in self._rows
+                report.in_part += name in self._parts
+                report.in_full += name not in self._parts
             last = position
             yield name, self._standing_for_whole(name, tensor)
             del tensor
-        report.read_nbytes += self._read(self._checkpoint)
-        report.seconds = time.perf_counter() - self._began
-        report.tell()
-
-    def _stream(
-        self, checkpoint: Checkpoint, rows: dict[str, tuple[int, int]]
-    ) -> Iterator[tuple[str, Any]]:
-        how: dict[str, Any] = {}
-        if self._settings.verify is not None:
-            how["verify"] = self._settings.verify
-        if rows:
-            how["rows"] = rows
-        return checkpoint.stream(
-            max_nbytes=self._settings.max_nbytes, device=self._device, **how
-        )
+        report.read_nbytes += _read_nbytes(checkpoint)
 
     def _standing_for_whole(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        if name not in self._rows:
+        part = self._parts.get(name)
+        if part is None:
             return tensor
-        shape = tuple(self._checkpoint.info(name).shape)
-        return PartialTensor(
-            shape, tensor, Part(0, *self._rows[name]), lambda: self._whole(name)
-        )
+        shape = tuple(self._whole.info(name).shape)
+        return PartialTensor(shape, tensor, part, lambda: self._read_whole(name))
 
-    def _whole(self, name: str) -> torch.Tensor:
+    def _read_whole(self, name: str) -> torch.Tensor:
         """All of a tensor, because its part was not what the model wanted."""
         self.report.again.append(name)
-        found: torch.Tensor = self._checkpoint.load([name], device=self._device)[name]
-        self.report.read_nbytes += self._read(self._checkpoint)
+        found: torch.Tensor = self._whole.load([name], device=self._device)[name]
+        self.report.read_nbytes += _read_nbytes(self._whole)
         return found
 
-    @staticmethod
-    def _read(checkpoint: Checkpoint) -> int:
-        stats = checkpoint.load_stats()
-        return stats.read_nbytes if stats is not None else 0
+
+def _read_nbytes(checkpoint: Checkpoint) -> int:
+    stats = checkpoint.load_stats()
+    return stats.read_nbytes if stats is not None else 0

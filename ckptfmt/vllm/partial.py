@@ -34,6 +34,10 @@ class Part:
     start: int
     stop: int
 
+    def has(self, other: Part) -> bool:
+        """Whether another part lies within this one."""
+        return self.dim == other.dim and self.start <= other.start <= other.stop <= self.stop
+
 
 class PartialTensor(torch.Tensor):  # type: ignore[misc]  # torch is not looked at
     """Has the shape of a whole tensor and the bytes of a part of it.
@@ -81,11 +85,10 @@ class PartialTensor(torch.Tensor):  # type: ignore[misc]  # torch is not looked 
 
     def narrow_within(self, dim: Any, start: Any, length: Any) -> torch.Tensor | None:
         """What ``narrow`` gives, if the part has it."""
-        part = self._part
-        if not isinstance(dim, int) or dim % self.dim() != part.dim:
+        part, first, count = self._part, int(start), int(length)
+        if not -self.dim() <= dim < self.dim():
             return None
-        first, count = int(start), int(length)
-        if first < part.start or count < 0 or first + count > part.stop:
+        if not part.has(Part(dim % self.dim(), first, first + count)):
             return None
         return self._data.narrow(part.dim, first - part.start, count)
 

@@ -1,4 +1,4 @@
-"""Which rows of a stored tensor a rank's layer takes, told by the layers of the model.
+"""Which part of a stored tensor a rank's layer takes, told by the layers of the model.
 
 vLLM gives a loader the model and takes whole tensors: each parameter's own loader cuts out what its
 rank needs. What that will be is foreseen here for layers whose loader is vLLM's own, and only
@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vllm.model_executor.layers import linear
 from vllm.model_executor.layers import vocab_parallel_embedding as embedding
 
+from ckptfmt.vllm.partial import Part
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     import torch
 
 
 class Share(NamedTuple):
-    """Rows ``start`` to ``stop`` of ``rows``."""
+    """From ``start`` to ``stop`` of the ``whole`` of one dimension."""
 
+    dim: int
     start: int
     stop: int
-    rows: int
+    whole: int
 
 
 class Shares:
@@ -47,8 +50,21 @@ class Shares:
             if part != name
         }
 
-    def rows(self, name: str) -> Share | None:
-        """The rows that this rank needs of a tensor; None if it is all of them, or not foreseen."""
+    def agreed(self, names: Iterable[str], shape: Sequence[int]) -> Part | None:
+        """The part that this rank needs of a tensor, which has one or several names.
+
+        None if that is all of it, or is not foreseen, or if layers of several names differ.
+        """
+        found = {share for name in names if (share := self.of(name)) is not None}
+        if len(found) != 1:
+            return None
+        (share,) = found
+        if share.dim >= len(shape) or shape[share.dim] != share.whole:
+            return None
+        return Part(share.dim, share.start, share.stop)
+
+    def of(self, name: str) -> Share | None:
+        """What the layer takes that a name is stored for; None if it is all, or not foreseen."""
         path, _, kind = name.rpartition(".")
         if kind not in ("weight", "bias"):
             return None
@@ -56,7 +72,7 @@ class Shares:
             module = self._modules.get(layer)
             if module is not None:
                 share = _share(module, number)
-                if share is not None and share.stop - share.start < share.rows:
+                if share is not None and share.stop - share.start < share.whole:
                     return share
         return None
 
@@ -98,6 +114,8 @@ def _share(module: torch.nn.Module, number: int | None) -> Share | None:
             found = _cut(module.output_sizes[number], module)
         elif number is not None and _loads_as(kind, linear.QKVParallelLinear):
             found = _of_heads(module, number)
+        elif number is None and _loads_as(kind, linear.RowParallelLinear):
+            found = _cut(module.input_size, module, dim=1)
     return found
 
 
@@ -112,14 +130,14 @@ def _loads_as(kind: type, vllm_s: Any) -> bool:
     )
 
 
-def _cut(rows: Any, module: Any) -> Share:
-    count = rows // module.tp_size
-    return Share(module.tp_rank * count, (module.tp_rank + 1) * count, rows)
+def _cut(whole: Any, module: Any, dim: int = 0) -> Share:
+    count = whole // module.tp_size
+    return Share(dim, module.tp_rank * count, (module.tp_rank + 1) * count, whole)
 
 
 def _of_words(module: Any) -> Share:
     words = module.shard_indices
-    return Share(words.org_vocab_start_index, words.org_vocab_end_index, module.org_vocab_size)
+    return Share(0, words.org_vocab_start_index, words.org_vocab_end_index, module.org_vocab_size)
 
 
 def _of_heads(module: Any, number: int) -> Share:
@@ -129,4 +147,4 @@ def _of_heads(module: Any, number: int) -> Share:
         return _cut(module.total_num_heads * size, module)
     count = module.num_kv_heads * size
     start = module.tp_rank // module.num_kv_head_replicas * count
-    return Share(start, start + count, module.total_num_kv_heads * size)
+    return Share(0, start, start + count, module.total_num_kv_heads * size)

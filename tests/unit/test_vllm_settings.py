@@ -15,8 +15,8 @@ def test_nothing_said_gives_the_defaults() -> None:
 
 
 def test_what_is_said_is_taken() -> None:
-    given = {"path": "/models/qwen.ckpt", "max_nbytes": "1GB", "verify": False}
-    assert Settings.given(given) == Settings(path="/models/qwen.ckpt", max_nbytes=10**9, verify=False)
+    given = {"path": "/qwen.ckpt", "max_nbytes": "1GB", "verify": False}
+    assert Settings.given(given) == Settings(path="/qwen.ckpt", max_nbytes=10**9, verify=False)
     assert Settings.given({"max_nbytes": 4096}).max_nbytes == 4096
     assert Settings.given({"path": None, "verify": None}) == Settings()
 

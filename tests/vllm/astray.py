@@ -8,7 +8,7 @@ from typing import Any
 from ckptfmt.vllm import shares
 from tests.vllm.engine import Extension
 
-_foreseen = shares.Shares.rows
+_foreseen = shares.Shares.of
 
 
 def _wrong_rows(self: Any, name: str) -> shares.Share | None:
@@ -18,14 +18,14 @@ def _wrong_rows(self: Any, name: str) -> shares.Share | None:
         return None
     count = share.stop - share.start
     start = 0 if share.start else count
-    return shares.Share(start, start + count, share.rows)
+    return shares.Share(share.dim, start, start + count, share.whole)
 
 
 def _any_tensor(self: Any, name: str) -> shares.Share | None:
     """Rows of what no layer cuts."""
     share = _foreseen(self, name)
-    if share is None and name.endswith(("o_proj.weight", "down_proj.weight", "norm.weight")):
-        return shares.Share(0, 64, 128)  # all of them have as many rows
+    if name.endswith(("o_proj.weight", "down_proj.weight", "norm.weight")):
+        return shares.Share(0, 0, 64, 128)  # all of them have as many rows
     return share
 
 
@@ -33,6 +33,6 @@ class Astray(Extension):
     """Imported by each worker before it loads."""
 
 
-shares.Shares.rows = {  # type: ignore[method-assign]
+shares.Shares.of = {  # type: ignore[method-assign]
     "wrong rows": _wrong_rows, "other loader": _any_tensor,
 }[os.environ["ASTRAY"]]  # fmt: skip
