@@ -9,11 +9,16 @@ import pytest
 from tests.vllm.running import DTYPES, KINDS, MISSING, make_models
 
 
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each kind in each dtype, twice."""
+@pytest.fixture(scope="session", autouse=True)
+def _vllm() -> None:
+    """Without it there is nothing to test here."""
     if MISSING:
         pytest.skip(MISSING)
+
+
+@pytest.fixture(scope="session")
+def models(_vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each kind in each dtype, twice."""
     folder = tmp_path_factory.mktemp("models")
     make_models(folder, [(k, d, seed) for k in KINDS for d in DTYPES for seed in (1, 2)])
     return folder
