@@ -7,7 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from ckptfmt.cutting import Rule, parse_rules
+from ckptfmt.cutting import PACKED_BLOCKS, Rule, parse_rules
 from ckptfmt.errors import MissingDependencyError, OptionError, SourceError, failing_as
 
 if TYPE_CHECKING:
@@ -133,8 +133,8 @@ def _kind(style: str) -> tuple[str, int, str]:
     name = style.removeprefix("local_")
     if name in ("colwise", "colwise_rep", "colwise_gather_output", "embedding_rowwise"):
         return "colwise", 1, ""
-    if name in ("rowwise", "rowwise_rep", "rowwise_split_input"):
+    if name in ("rowwise", "rowwise_rep", "rowwise_split_input", "embedding_colwise"):
         return "rowwise", 1, ""
     if name in ("packed_colwise", "packed_rowwise"):
-        return name, 2, ""
+        return name, PACKED_BLOCKS, ""
     return "replicate", 1, f"whole by the plan ({style})"
