@@ -123,7 +123,8 @@ class ConvertOptions:
         if self.tensor_parallel is not None:
             content["tensor_parallel"] = self.tensor_parallel
             if self.tensor_parallel_plan is not None:
-                content["tensor_parallel_plan"] = self.tensor_parallel_plan
+                # Pairs: the first rule that matches counts, and keys are sorted when stored.
+                content["tensor_parallel_plan"] = [*map(list, self.tensor_parallel_plan.items())]
         return content
 
 
