@@ -15,10 +15,10 @@ import msgspec
 from ckptfmt import layout
 from ckptfmt.batch_report import Failure, Result
 from ckptfmt.budget import Need
+from ckptfmt.checkpoint_files import CheckpointFiles
 from ckptfmt.conversion import planned
 from ckptfmt.dtypes import DTYPES
 from ckptfmt.errors import CkptError, FormatError, TargetExistsError
-from ckptfmt.opening import open_checkpoint
 from ckptfmt.verification import verify as verify_checkpoint
 from ckptfmt.writer import CHUNK_NBYTES
 
@@ -154,17 +154,17 @@ def _done_before(conversion: Conversion, verify: bool) -> Index | None:
     if not os.path.exists(os.path.join(target, layout.INDEX_FILE)):
         return None
     try:
-        with open_checkpoint(target) as checkpoint:
-            index = checkpoint.index
+        files = CheckpointFiles(target)  # as it is stored, whoever's the tensors are
+        files.close()
         if verify:
             _check_all(target)
     except FormatError as error:
         if conversion.options.force:
             return None
         raise FormatError(str(error), hint="force: true in the manifest makes it anew") from error
-    difference = _difference(conversion, index)
+    difference = _difference(conversion, files.index)
     if not difference:
-        return index
+        return files.index
     if conversion.options.force:
         return None
     raise TargetExistsError(

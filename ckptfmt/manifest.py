@@ -38,8 +38,10 @@ CHECKED = Options.__struct_fields__
 
 
 class AllOptions(Options, kw_only=True, forbid_unknown_fields=True):
-    """The same, and what is for sources on a hub."""
+    """The same, what cuts for ranks, and what is for sources on a hub."""
 
+    tensor_parallel: int | None = None
+    tensor_parallel_plan: dict[str, Any] | None = None
     hub: str | None = msgspec.field(default=None, name="from")
     revision: str | None = None
     stream: bool = False

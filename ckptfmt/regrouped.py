@@ -100,6 +100,16 @@ def _wanted(
     return ranks, rank
 
 
+def refuse_regrouped(files: TensorFiles, what: str) -> None:
+    """Refuse for what is about loads as they are made of ordinary checkpoints."""
+    if isinstance(files, GatheredFiles):
+        raise OptionError(
+            f"{files.path}: is cut for ranks, and {what} is for checkpoints that are not",
+            hint="ckptfmt load --rank loads what a rank has; ckptfmt convert --tensor-parallel 1 "
+            "joins it",
+        )
+
+
 def specs_of(tensors: Iterable[TensorEntry]) -> list[TensorSpec]:
     """The tensors of an index without their places."""
     return [TensorSpec(t.names, t.dtype, t.shape, t.rank, t.cut) for t in tensors]

@@ -19,6 +19,7 @@ from ckptfmt.checkpoint import Checkpoint
 from ckptfmt.errors import CkptError, OptionError
 from ckptfmt.npu import Npu
 from ckptfmt.options import LoadOptions
+from ckptfmt.regrouped import refuse_regrouped
 from ckptfmt.selftest_report import (
     FAILED,
     OK,
@@ -215,6 +216,7 @@ class _SelfTest:
             more = f" and {len(found.problems) - 1} more" if len(found.problems) > 1 else ""
             raise CkptError(f"{self.path}: {found.problems[0]}{more}")
         with Checkpoint(self.path) as checkpoint:
+            refuse_regrouped(checkpoint.files, "selftest")
             index = checkpoint.index
         self.report.checkpoint = {
             "path": self.path, "id": index.id, "nbytes": index.nbytes,

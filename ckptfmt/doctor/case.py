@@ -115,12 +115,13 @@ def weight_nbytes(path: str) -> int:
         return os.path.getsize(path)
     if os.path.exists(os.path.join(path, "ckptfmt.json")):
         try:
-            from ckptfmt.opening import open_checkpoint  # noqa: PLC0415
+            from ckptfmt.checkpoint_files import CheckpointFiles  # noqa: PLC0415
         except ImportError:  # no compiled modules, which is found elsewhere: the files will do
             pass
         else:
-            with open_checkpoint(path) as checkpoint:
-                return checkpoint.nbytes
+            files = CheckpointFiles(path)
+            files.close()
+            return files.index.nbytes
     for suffix in WEIGHTS:
         sizes = [entry.stat().st_size for entry in os.scandir(path) if entry.name.endswith(suffix)]
         if sizes:

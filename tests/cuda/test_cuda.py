@@ -45,6 +45,8 @@ WAYS = [
       for letter in LETTERS
       for model, verify in (("large", True), ("mixed", True), ("wide", False))),
     case("rows.cast", staging="A"),
+    case("ranks.loaded", staging="A"),
+    case("ranks.cast", staging="A"),
     case("filling.refused"),
     case("filling.into_module"),
     *(case("filling.cast", dtype=dtype, device="cuda:1") for dtype in ("bf16", "fp16", "fp32")),

@@ -128,6 +128,18 @@ def test_a_plan_costs_the_headers_alone(place: Place) -> None:
     assert not place.target.exists()
 
 
+@pytest.mark.parametrize("kind", ["modelscope"])
+def test_what_is_cut_for_ranks_is_fetched_and_not_streamed(place: Place) -> None:
+    given = {"tensor_parallel": 2, "tensor_parallel_plan": {"layers.*.weight": "colwise"}}
+    error = place.failing(stream=True, **given)
+    assert isinstance(error, ckptfmt.OptionError)
+    assert "bytes that are streamed come once" in str(error)
+    report = place.convert(**given)
+    assert report.cutting is not None
+    assert report.cutting.cut > 0
+    assert ckptfmt.verify(place.target, against=place.folder).ok
+
+
 def test_without_safetensors_bin_is_taken_and_not_streamed(place: Place, tmp_path: Path) -> None:
     tensors = {"a": torch.arange(9000, dtype=torch.float32)}
     torch.save(tensors, tmp_path / "weights.bin")

@@ -154,6 +154,8 @@ def change_sidecar() -> None:
 @pytest.mark.parametrize(("change", "options", "message"), [
     (lambda: None, {"dtype": "bf16"}, "options.dtype was 'keep' and is 'bf16'"),
     (lambda: None, {"exclude": "*.0.*"}, "options.exclude was [] and is ['*.0.*']"),
+    (lambda: None, {"tensor_parallel": 2, "tensor_parallel_plan": {"*": "colwise"}},
+     "options.tensor_parallel was None and is 2"),
     (rename, {}, "source.files are others, or of other sizes"),
     (exchange_names, {}, "it has other tensors"),
     (touch, {}, "model.safetensors is newer"),

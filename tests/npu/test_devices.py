@@ -47,6 +47,8 @@ CASES = [
       for place, letter in ((NEW, "A"), (OLD, "C"), (OLD, "D"), (RC, "E"))
       for model, verify in (("large", True), ("mixed", True), ("wide", False))),
     *((place, case("rows.cast", staging=letter)) for place, letter in ((NEW, "A"), (OLD, "C"))),
+    *((place, case("ranks.loaded", staging=letter)) for place, letter in ((NEW, "A"), (RC, "E"))),
+    (NEW, case("ranks.cast", staging="A")),
     (NEW, case("filling.refused")),
     (NEW, case("filling.into_module")),
     *((place, case("filling.own_format", staging=letter))
