@@ -18,7 +18,8 @@ from ckptfmt import (
 from ckptfmt.devices import Devices
 from ckptfmt.errors import OptionError
 from ckptfmt.options import LoadOptions
-from ckptfmt.regrouped import GatheredFiles, open_files
+from ckptfmt.plain_files import open_files
+from ckptfmt.regrouped import GatheredFiles
 from ckptfmt.stats import LoadStats, remember
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
 
-    from ckptfmt.checkpoint_files import CheckpointFiles
+    from ckptfmt.checkpoint_files import OpenFiles
     from ckptfmt.engine import Progress
     from ckptfmt.index import Index, TensorEntry
     from ckptfmt.rows import Rows
@@ -46,7 +47,8 @@ class Checkpoint:
     Parameters
     ----------
     path : path-like
-        The folder.
+        The folder. One of plain safetensors, a file of that kind, or the index of several will do,
+        too: nothing of it can be verified.
     rank, tensor_parallel : int, optional
         Which of how many ranks this is, of a checkpoint that was cut for ranks or holds their
         state: it has the tensors of that rank. Whole tensors if not given.
@@ -61,6 +63,8 @@ class Checkpoint:
         It is not a checkpoint, or an index, header, size or checksum table is wrong.
     LoadMismatchError
         It holds the state of another number of ranks.
+    SourceError
+        Plain safetensors are incomplete, or a header is wrong.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class Checkpoint:
     ) -> None:
         self.options = options or LoadOptions.from_environment()
         with telemetry.span("open", path=str(path)):
-            self.files: CheckpointFiles = open_files(path, rank, tensor_parallel)
+            self.files: OpenFiles = open_files(path, rank, tensor_parallel)
         self.path = self.files.path
         self.index: Index = self.files.index
         self.positions: dict[str, int] = self.files.positions
@@ -137,7 +141,7 @@ class Checkpoint:
     # ---- reading ----
 
     def __getitem__(self, name: str) -> Any:
-        """Read one tensor, verified."""
+        """Read one tensor, verified where that is possible."""
         self.info(name)
         return self.load([name])[name]
 
@@ -162,8 +166,8 @@ class Checkpoint:
         """
         with telemetry.span("load", path=self.path) as span:
             row = dtypes.cast_target(dtype)
-            if verify is None:  # what is cast is read, so nothing is left to map
-                verify = not mmap or row is not None
+            # What is cast is read, so nothing is left to map.
+            verify = self.files.verified(verify, not mmap or row is not None)
             files, chosen = self.files.wanted(selection.select(self.positions, names), rows)
             request = loading.Request(
                 files, chosen, options or self.options,
@@ -195,7 +199,7 @@ class Checkpoint:
         *,
         max_nbytes: int = STREAM_NBYTES,
         device: str | Mapping[str, str] = "cpu",
-        verify: bool = True,
+        verify: bool | None = None,
         framework: str = "torch",
         options: LoadOptions | None = None,
         rows: Rows | None = None,
@@ -211,8 +215,8 @@ class Checkpoint:
             larger is read alone.
         device : str or mapping of str to str
             As for :meth:`load`; then the bound is on device memory.
-        verify : bool
-            Compare checksums before a tensor is yielded.
+        verify : bool, optional
+            Compare checksums before a tensor is yielded. On if not given, where there are any.
         framework : str
             ``"torch"`` or ``"numpy"``.
         options : LoadOptions, optional
@@ -229,7 +233,8 @@ class Checkpoint:
         files, chosen = self.files.wanted(selection.select(self.positions, names), rows)
         request = loading.Request(
             files, chosen, options or self.options,
-            verify=verify, framework=framework, progress=None, devices=Devices.meant(device),
+            verify=self.files.verified(verify, True), framework=framework, progress=None,
+            devices=Devices.meant(device),
         )  # fmt: skip
         return self._stream(request, max_nbytes)
 
@@ -243,7 +248,7 @@ class Checkpoint:
         target: Any,
         *,
         strict: bool = True,
-        verify: bool = True,
+        verify: bool | None = None,
         options: LoadOptions | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -257,8 +262,8 @@ class Checkpoint:
         strict : bool
             Whether names missing here or unexpected there are errors. A name whose memory is filled
             under another (tied weights) is not missing.
-        verify : bool
-            Compare checksums.
+        verify : bool, optional
+            Compare checksums. On if not given, where there are any.
         options, progress
             As for :meth:`load`.
 
@@ -271,17 +276,17 @@ class Checkpoint:
         """
         with telemetry.span("load_into", path=self.path) as span, self.files.in_use():
             stats, request = fill.fill(
-                self.files, target, strict=strict, verify=verify, options=options or self.options,
-                progress=progress,
+                self.files, target, strict=strict, verify=self.files.verified(verify, True),
+                options=options or self.options, progress=progress,
             )  # fmt: skip
             self._remember(stats, request, span)
 
     def read(self, name: str) -> memoryview:
-        """The verified bytes of one tensor, little-endian and row-major, of any dtype."""
+        """The bytes of one tensor, verified, little-endian and row-major, of any dtype."""
         self.info(name)
         request = loading.Request(
             self.files, {name: self.positions[name]}, self.options,
-            verify=True, framework="bytes", progress=None,
+            verify=self.files.verified(None, True), framework="bytes", progress=None,
         )  # fmt: skip
         with self.files.in_use():
             regions, _ = loading.read_regions(request)
@@ -296,7 +301,8 @@ class Checkpoint:
         self, stats: LoadStats, request: loading.Request, span: telemetry.Span
     ) -> None:
         nbytes = request.files.nbytes(request.chosen.values())
-        self._stats = remember(replace(stats, nbytes=nbytes))
+        stats = replace(stats, nbytes=nbytes, unverified=request.files.unverified)
+        self._stats = remember(stats)
         span.tell(self._stats)
         telemetry.tell_load(self.path, self._stats)
 

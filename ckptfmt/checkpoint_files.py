@@ -61,6 +61,8 @@ class TensorFiles:
     partitions: list[Partition]
     crcs: npt.NDArray[np.uint32]
     extents: Extents
+    #: Why nothing can be verified; empty if it can.
+    unverified: str = ""
 
     @property
     def stored(self) -> TensorFiles:
@@ -76,9 +78,8 @@ class TensorFiles:
         """For each tensor the bytes that reading it alone takes in memory."""
         import numpy as np  # noqa: PLC0415
 
-        extents = self.extents
-        read = extents.reach(np.arange(len(extents.tensor))).extents  # whole blocks of rows, too
-        return np.bincount(read.tensor, read.span, len(self.index.tensors)).astype(np.int64)
+        tensor, taken = self.extents.tensor, self.extents.taken
+        return np.bincount(tensor, taken, len(self.index.tensors)).astype(np.int64)
 
 
 class PartialFiles(TensorFiles):
@@ -90,6 +91,7 @@ class PartialFiles(TensorFiles):
         self.partitions = stored.partitions
         self.crcs = stored.crcs
         self.extents = extents
+        self.unverified = stored.unverified
         self._stored = stored
 
     @property
@@ -98,46 +100,48 @@ class PartialFiles(TensorFiles):
         return self._stored
 
 
-class CheckpointFiles(TensorFiles):
-    """A checkpoint's folder, its index and its partitions, open and checked.
+class OpenFiles(TensorFiles):
+    """Files that are held open, and closed when nobody reads from them any more.
 
     Attributes
     ----------
     dir_fd : int
-        The folder.
+        Their folder.
     positions : dict of str to int
         Names, and which tensor each means; of a checkpoint of ranks, to the rank it is opened for.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+    positions: dict[str, int]
+
+    def __init__(self, path: str, folder: str) -> None:
+        self.path = path
         self._lock = threading.Lock()
         self._users = 0
         self._closing: bool = False
-        self.dir_fd = open_folder(self.path)
         self.partitions = []
+        self.dir_fd = open_folder(folder)
         try:
-            data = read_index(self.dir_fd, self.path)
-            sums = read_small(self.dir_fd, self.path, layout.SUMS_FILE)
-            where = os.path.join(self.path, layout.INDEX_FILE)
-            check_index_sum(data, sums, where)
-            self.index = index_module.decode(data, where)
-            self.crcs = self._open_partitions()
+            self._open()
+            self.positions = positions_of(self.index.tensors, None)
         except BaseException:
             self._close()
             raise
-        self.extents = Extents.of(self.index)
-        self.positions: dict[str, int] = positions_of(self.index.tensors, None)
 
-    def _open_partitions(self) -> npt.NDArray[np.uint32]:
-        import numpy as np  # noqa: PLC0415
+    def _open(self) -> None:
+        """Open all files and learn what is in them."""
+        raise NotImplementedError
 
-        tables = []
-        for number, entry in enumerate(self.index.partitions):
-            partition = Partition.open(self.dir_fd, self.path, entry.file)
-            self.partitions.append(partition)
-            tables.append(check_partition(partition, expected_header(self.index, number)))
-        return np.concatenate(tables) if tables else np.zeros(0, np.uint32)
+    def crc32c(self, position: int) -> int:
+        """CRC32C of a whole tensor."""
+        raise NotImplementedError
+
+    def are_equal(self, position: int, other: int) -> bool:
+        """Whether two tensors have the same bytes, by their checksums."""
+        return self.crc32c(position) == self.crc32c(other)
+
+    def verified(self, asked: bool | None, otherwise: bool) -> bool:
+        """Whether to compare checksums: as asked, else as a load does that is not."""
+        return otherwise if asked is None else asked
 
     def wanted(
         self, chosen: dict[str, int], rows: Rows | None
@@ -148,17 +152,6 @@ class CheckpointFiles(TensorFiles):
         index, extents, positions = cut(self.index, self.extents, self.positions, chosen, rows)
         found = {name: positions[name] for name in sorted(chosen, key=positions.__getitem__)}
         return PartialFiles(self, index, extents), found
-
-    def crc32c(self, position: int) -> int:
-        """CRC32C of a whole tensor, combined from those of its blocks. Nothing is read."""
-        mine = self.extents.of_tensors([position])
-        crc, block = 0, int(self.extents.first_block[mine[0]]) if len(mine) else 0
-        for extent in self.index.tensors[position].extents:
-            for at in range(0, extent.nbytes, self.index.block_nbytes):
-                nbytes = min(self.index.block_nbytes, extent.nbytes - at)
-                crc = crc32c_combine(crc, int(self.crcs[block]), nbytes)
-                block += 1
-        return crc
 
     def piece_of(self, position: int) -> Piece | None:
         """Which part of a whole tensor one is; None if it is all of it, or not one range."""
@@ -199,3 +192,40 @@ class CheckpointFiles(TensorFiles):
         fd, self.dir_fd = self.dir_fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+class CheckpointFiles(OpenFiles):
+    """A checkpoint's folder, its index and its partitions, open and checked."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(os.fspath(path), os.fspath(path))
+
+    def _open(self) -> None:
+        data = read_index(self.dir_fd, self.path)
+        sums = read_small(self.dir_fd, self.path, layout.SUMS_FILE)
+        where = os.path.join(self.path, layout.INDEX_FILE)
+        check_index_sum(data, sums, where)
+        self.index = index_module.decode(data, where)
+        self.crcs = self._open_partitions()
+        self.extents = Extents.of(self.index)
+
+    def _open_partitions(self) -> npt.NDArray[np.uint32]:
+        import numpy as np  # noqa: PLC0415
+
+        tables = []
+        for number, entry in enumerate(self.index.partitions):
+            partition = Partition.open(self.dir_fd, self.path, entry.file)
+            self.partitions.append(partition)
+            tables.append(check_partition(partition, expected_header(self.index, number)))
+        return np.concatenate(tables) if tables else np.zeros(0, np.uint32)
+
+    def crc32c(self, position: int) -> int:
+        """CRC32C of a whole tensor, combined from those of its blocks. Nothing is read."""
+        mine = self.extents.of_tensors([position])
+        crc, block = 0, int(self.extents.first_block[mine[0]]) if len(mine) else 0
+        for extent in self.index.tensors[position].extents:
+            for at in range(0, extent.nbytes, self.index.block_nbytes):
+                nbytes = min(self.index.block_nbytes, extent.nbytes - at)
+                crc = crc32c_combine(crc, int(self.crcs[block]), nbytes)
+                block += 1
+        return crc

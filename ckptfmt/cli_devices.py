@@ -98,7 +98,8 @@ def _load_lines(trial: Trial) -> Iterator[str]:
     yield (
         f"{count(trial.tensors, 'tensor')}, {format_nbytes(stats.nbytes)} "
         f"in {stats.seconds:.3f} s, {format_rate(stats.nbytes, stats.seconds)}; "
-        f"{format_nbytes(stats.verified_nbytes)} verified"
+        + (f"unverified: {stats.unverified}" if stats.unverified
+           else f"{format_nbytes(stats.verified_nbytes)} verified")
     )
     note = f" ({stats.engine_reason})" if stats.engine_reason else ""
     yield f"engine {stats.engine}{note}, {stats.threads} threads, limited by {stats.bottleneck}"

@@ -238,8 +238,9 @@ def _prepare(
     extents, mine = request.files.extents, destination.extents
     crcs, options = request.files.crcs, request.options
     chosen = staging.choose(device, partitions, options)
-    reach = extents.reach(mine)
-    if chosen.letter == "E" and request.verify and reach.extents is not extents:
+    reach = extents.reach(mine, in_place=False)
+    more = reach.extents.nbytes[reach.chosen].sum() > extents.nbytes[mine].sum()
+    if chosen.letter == "E" and request.verify and more:
         why = "E: what is read to verify some rows has no place on the device"
         chosen = replace(chosen, letter="D", reasons=(*chosen.reasons, why))
     if chosen.letter in "EG":

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
     from ckptfmt.index import Index
 
-#: Less than a page is not given back.
+#: Less than a page is not given back; direct reads are rounded to as much.
 PAGE_NBYTES = 4096
+#: Padding above this is not read along (alignments of 2 MiB around small tensors).
+MAX_GAP = 64 << 10
+#: Where tensors begin that cannot be read in place.
+STEP = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,10 +71,27 @@ class Extents:
         wanted[chosen[chosen < len(wanted)]] = True  # tensors past the last extent are empty
         return np.flatnonzero(wanted[self.tensor])
 
-    def reach(self, mine: npt.NDArray[np.int64]) -> Reach:
+    @property
+    def taken(self) -> npt.NDArray[np.int64]:
+        """Memory that each takes while it is read."""
+        return self.span
+
+    @property
+    def odd(self) -> set[int]:
+        """Tensors that do not begin at a multiple of their element: they cannot be mapped."""
+        return set()
+
+    def reach(self, mine: npt.NDArray[np.int64], *, in_place: bool = True) -> Reach:
         """What is read for some of them, and where in it they are: here nothing else.
 
-        Extents that are no whole blocks have classes of their own.
+        Extents that are no whole blocks, or stand at any offset, have classes of their own.
+
+        Parameters
+        ----------
+        mine : int64 array
+            Positions of extents, ascending.
+        in_place : bool
+            Whether tensors are made where they are read to; else they are copied from there.
         """
         addresses = compact_addresses(self, mine)
         nbytes = int(addresses[-1] + self.span[mine[-1]]) if len(mine) else 0
@@ -159,7 +180,12 @@ class PartialExtents(Extents):
 
     whole: Extents
 
-    def reach(self, mine: npt.NDArray[np.int64]) -> Reach:
+    @property
+    def taken(self) -> npt.NDArray[np.int64]:
+        """Memory for the whole blocks."""
+        return self.reach(np.arange(len(self.tensor))).extents.span
+
+    def reach(self, mine: npt.NDArray[np.int64], *, in_place: bool = True) -> Reach:
         """Whole blocks are read, because only those can be verified."""
         offset, nbytes = self.whole.offset[mine], self.whole.nbytes[mine]
         head = self.offset[mine] - offset
@@ -186,6 +212,97 @@ class PartialExtents(Extents):
             read, chosen, addresses, int(read.span.sum()), at, self.span[mine],
             spare=spare[spare[:, 1] >= PAGE_NBYTES],
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MirroredExtents(Extents):
+    """Extents of files that are aligned to nothing and have no checksums: plain safetensors.
+
+    Memory mirrors the files, so that a direct read of whole sectors brings many tensors, each where
+    it stays. Neighbours share the pages at their ends.
+
+    Attributes
+    ----------
+    end : int64 array
+        Size of the file that each is in.
+    step : int64 array
+        Bytes of an element. What does not begin at a multiple of it is read through the page cache,
+        which copies to anywhere.
+    """
+
+    end: npt.NDArray[np.int64]
+    step: npt.NDArray[np.int64]
+
+    @classmethod
+    def of_files(
+        cls, index: Index, end: npt.NDArray[np.int64], step: npt.NDArray[np.int64]
+    ) -> MirroredExtents:
+        """Read the columns off an index; sizes are of its files, elements of its tensors."""
+        found = Extents.of(index)
+        none = np.zeros_like(found.tensor)
+        return cls(
+            found.tensor, found.partition, found.offset, found.nbytes, none, found.nbytes,
+            end[found.partition], step[found.tensor],
+        )  # fmt: skip
+
+    @property
+    def odd(self) -> set[int]:
+        """Tensors that do not begin at a multiple of their element."""
+        return set(self.tensor[self.offset % self.step != 0].tolist())
+
+    def _part(
+        self,
+        tensor: npt.NDArray[np.int64],
+        row: npt.NDArray[np.int64],
+        start: npt.NDArray[np.int64],
+        stop: npt.NDArray[np.int64],
+    ) -> MirroredExtents:
+        """There is nothing to verify: what is wanted is all that counts."""
+        nbytes = stop - start
+        return MirroredExtents(
+            tensor, self.partition[row], self.offset[row] + start, nbytes, self.first_block[row],
+            nbytes, self.end[row], self.step[row],
+        )  # fmt: skip
+
+    def reach(self, mine: npt.NDArray[np.int64], *, in_place: bool = True) -> Reach:
+        """Runs of whole sectors, which may hold many tensors, and those that stand askew."""
+        partition, offset, nbytes = self.partition[mine], self.offset[mine], self.nbytes[mine]
+        askew = (offset % self.step[mine] != 0) & in_place
+        low = offset // PAGE_NBYTES * PAGE_NBYTES
+        high = np.minimum(_up(offset + nbytes, PAGE_NBYTES), self.end[mine])
+
+        even, odd = np.flatnonzero(~askew), np.flatnonzero(askew)
+        begins = np.ones(len(even), bool)
+        begins[1:] = (np.diff(partition[even]) != 0) | (
+            low[even][1:] > high[even][:-1] + MAX_GAP
+        )
+        first = even[begins]
+        last = even[np.append(begins[1:], True)[: len(even)]]
+        # First the runs, each as in its file; behind them what goes to addresses of its own.
+        start = np.concatenate([low[first], offset[odd]])
+        size = np.concatenate([high[last] - low[first], nbytes[odd]])
+        span = np.concatenate([
+            _up(high[last] - low[first], PAGE_NBYTES), _up(nbytes[odd], STEP),
+        ])  # fmt: skip
+        addresses = np.cumsum(span) - span
+        at = np.zeros(len(mine), np.int64)
+        run = np.cumsum(begins) - 1
+        at[even] = addresses[: len(first)][run] + offset[even] - low[first][run]
+        at[odd] = addresses[len(first) :]
+        owner = np.concatenate([first, odd])
+        order = np.lexsort((start, partition[owner]))  # reads go on in the order of the files
+        none = np.zeros(len(owner), np.int64)
+        read = Extents(
+            self.tensor[mine][owner][order], partition[owner][order], start[order], size[order],
+            none, span[order],
+        )  # fmt: skip
+        return Reach(
+            read, np.arange(len(owner)), addresses[order], int(span.sum()), at, nbytes
+        )
+
+
+def _up(nbytes: npt.NDArray[np.int64], step: int) -> npt.NDArray[np.int64]:
+    return -(-nbytes // step) * step
 
 
 def compact_addresses(extents: Extents, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

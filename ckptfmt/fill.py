@@ -19,7 +19,7 @@ from ckptfmt.stats import LoadStats
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ckptfmt.checkpoint_files import CheckpointFiles
+    from ckptfmt.checkpoint_files import OpenFiles
     from ckptfmt.engine import Progress
     from ckptfmt.index import TensorEntry
     from ckptfmt.options import LoadOptions
@@ -98,7 +98,7 @@ def _tensors_of(target: Any) -> Mapping[str, Any]:
 
 
 def fill(
-    files: CheckpointFiles,
+    files: OpenFiles,
     target: Any,
     *,
     strict: bool,
@@ -224,7 +224,7 @@ def _copy(to: Any, tensor: Any) -> None:
 
 
 def _check(
-    files: CheckpointFiles, targets: dict[str, _Target], chosen: dict[str, int], strict: bool
+    files: OpenFiles, targets: dict[str, _Target], chosen: dict[str, int], strict: bool
 ) -> None:
     wrong = [
         f"{name}: {found} here, {wanted} to fill"
@@ -264,7 +264,7 @@ def listed(what: str, names: list[str]) -> list[str]:
 
 
 def _once_each(
-    files: CheckpointFiles, targets: dict[str, _Target], chosen: dict[str, int]
+    files: OpenFiles, targets: dict[str, _Target], chosen: dict[str, int]
 ) -> dict[str, int]:
     """Tensors tied in the target and stored apart: read one of them, if they are equal."""
     by_memory: dict[tuple[str, int], str] = {}
@@ -276,7 +276,7 @@ def _once_each(
             other = by_memory.setdefault((target.device, target.address), name)
         if other == name:
             kept[name] = position
-        elif position != chosen[other] and files.crc32c(position) != files.crc32c(chosen[other]):
+        elif position != chosen[other] and not files.are_equal(position, chosen[other]):
             raise LoadMismatchError(
                 f"{files.path}: {other} and {name} share memory in the target, "
                 f"but the checkpoint holds different values for them"

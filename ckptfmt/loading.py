@@ -210,18 +210,19 @@ def read_tensors(request: Request) -> tuple[dict[str, Any], LoadStats]:
 
 
 def map_tensors(request: Request) -> tuple[dict[str, Any], LoadStats]:
-    """Load by mapping; a tensor that spans partitions cannot be mapped in one piece and is read."""
+    """Load by mapping; a tensor that spans partitions, or stands askew, is read instead."""
     files = request.files
     entries = files.index.tensors
     tensors.check_framework(request.framework, [entries[p] for p in request.unique])
     began = time.perf_counter()
-    spanning = [p for p in request.unique if len(entries[p].extents) > 1]
+    odd = files.extents.odd
+    spanning = [p for p in request.unique if len(entries[p].extents) > 1 or p in odd]
     regions, stats = _read_positions(request, spanning)
     ways = dict(stats.files)
     maps: dict[int, Memory] = {}
     first = np.searchsorted(files.extents.tensor, request.unique)
     for position, row in zip(request.unique, first.tolist(), strict=True):
-        if len(entries[position].extents) != 1:
+        if len(entries[position].extents) != 1 or position in odd:
             regions.setdefault(position, None)
             continue
         extent = entries[position].extents[0]

@@ -37,7 +37,8 @@ def load(
     Parameters
     ----------
     path : path-like
-        Folder written by :func:`ckptfmt.convert`.
+        Folder written by :func:`ckptfmt.convert`; or one of plain safetensors, a file of that kind,
+        or the index of several.
     device : str or mapping of str to str
         ``"cpu"``, ``"npu:0"``, ``"cuda:0"``, ``"auto"`` (all NPUs, or where torch_npu is not
         installed all GPUs, by free memory and sizes of modules), or
@@ -49,7 +50,8 @@ def load(
         Cast floating tensors of 16 bits and more: ``"bf16"``, ``"fp16"``, ``"fp32"``. As stored if
         not given.
     verify : bool, optional
-        Compare every byte read with its checksum. On if not given, except with `mmap` alone.
+        Compare every byte read with its checksum. On if not given, except with `mmap` alone. Plain
+        safetensors have none: True is an error there.
     mmap : bool
         Give private, writable views of the files without reading them. Changing one copies its
         pages; the files never change, and must not be changed by others.
@@ -79,6 +81,8 @@ def load(
     ------
     NotFoundError, FormatError
         No checkpoint, or not a valid one. Nothing is returned.
+    SourceError
+        Plain safetensors are incomplete, or a header is wrong.
     ChecksumError
         Bytes are damaged; tensor, partition and offset are named.
     FileError
@@ -111,7 +115,7 @@ def open_checkpoint(
     tensor_parallel: int | None = None,
     options: LoadOptions | None = None,
 ) -> Checkpoint:
-    """Open a checkpoint: its index and all its partitions are checked, no tensor is read.
+    """Open a checkpoint, or plain safetensors: what they say is checked, no tensor is read.
 
     See :class:`Checkpoint`. Public as ``ckptfmt.open``.
     """

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ckptfmt.extents import MAX_GAP
 from ckptfmt.layout import BLOCK_NBYTES
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ OP_DTYPE = np.dtype([
     ("file", "<i4"), ("n_blocks", "<i4"), ("first_block", "<i8"),
 ])  # fmt: skip
 BLOCK_DTYPE = np.dtype([("start", "<i8"), ("nbytes", "<u4"), ("crc", "<u4")])
-
-#: Padding above this is not read along (alignments of 2 MiB around small tensors).
-MAX_GAP = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,6 +12,7 @@ import numpy as np
 from ckptfmt import strategy, telemetry
 from ckptfmt.device_errors import device_error
 from ckptfmt.errors import ChecksumError, CkptError, FileError, FormatError
+from ckptfmt.input_file import SECTOR
 from ckptfmt.stats import FileStrategy
 
 if TYPE_CHECKING:
@@ -143,17 +144,28 @@ class Reading:
         if changes.any():
             plan = plan.cut(changes)
         direct = by_block[plan.ops["first_block"]]
+        askew = direct & ~self._on_sectors(plan.ops)
+        direct &= ~askew
         files = {}
         for number, reason in reasons.items():
             mine = plan.ops["file"] == number
             nbytes = plan.ops["nbytes"]
+            count = int((mine & askew).sum())
+            more = f"; {count} start on no sector and go through the cache" if count else ""
             files[os.path.basename(self.partitions[number].path)] = FileStrategy(
                 direct_nbytes=int(nbytes[mine & direct].sum()),
                 buffered_nbytes=int(nbytes[mine & ~direct].sum()),
-                reason=reason,
+                reason=reason + more,
             )
             self._tell(self.partitions[number], reason)
         return plan, direct, files
+
+    def _on_sectors(self, ops: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+        """Which ops direct reads can make: those from a sector on, to memory that starts on one."""
+        found = ops["offset"] % SECTOR == 0
+        if self.transfer is None and self.scan is None:
+            found &= ops["address"] % SECTOR == 0
+        return np.asarray(found)
 
     def _tell(self, partition: Partition, reason: str) -> None:
         """How one file is read; once for its folder, if direct reads cannot be had."""

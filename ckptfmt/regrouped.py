@@ -14,7 +14,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from ckptfmt._core import crc32c
-from ckptfmt.checkpoint_files import CheckpointFiles, TensorFiles
+from ckptfmt.checkpoint_files import CheckpointFiles, OpenFiles, TensorFiles
 from ckptfmt.errors import LoadMismatchError, OptionError
 from ckptfmt.index import TensorEntry
 from ckptfmt.pieces import wholes
@@ -40,7 +40,7 @@ THREADS = 4
 
 def open_files(
     path: str | os.PathLike[str], rank: int | None, tensor_parallel: int | None
-) -> CheckpointFiles:
+) -> OpenFiles:
     """Open a checkpoint as one rank of so many sees it, or whole.
 
     Raises
@@ -52,7 +52,7 @@ def open_files(
     """
     files = CheckpointFiles(path)
     try:
-        ranks, rank = _wanted(files, rank, tensor_parallel)
+        ranks, rank = wanted_rank(files, rank, tensor_parallel)
         topology = files.index.topology
         if topology is None:
             return files
@@ -65,8 +65,8 @@ def open_files(
         raise
 
 
-def _wanted(
-    files: CheckpointFiles, rank: int | None, tensor_parallel: int | None
+def wanted_rank(
+    files: OpenFiles, rank: int | None, tensor_parallel: int | None
 ) -> tuple[int, int]:
     """How many ranks are meant, and which; one that has everything, if none was named."""
     topology: Topology | None = files.index.topology
@@ -198,7 +198,7 @@ class GatheredFiles(TensorFiles):
         return count
 
 
-class RegroupedFiles(GatheredFiles, CheckpointFiles):
+class RegroupedFiles(GatheredFiles, OpenFiles):
     """A checkpoint whose pieces are put together to the tensors of another number of ranks.
 
     Parameters

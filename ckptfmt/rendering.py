@@ -70,6 +70,13 @@ def rank_sums(index: Index) -> tuple[int, dict[int, int]]:
     return shared, own
 
 
+def _kind(index: Index) -> list[tuple[str, str]]:
+    if not index.id:
+        return [("format", f"{index.format}, not converted: no checksums")]
+    version = ".".join(map(str, index.version))
+    return [("id", index.id), ("format", f"{version}, alignment {index.alignment}")]
+
+
 def dtype_sums(index: Index) -> dict[str, dict[str, int]]:
     """Tensors and bytes of each dtype."""
     sums: dict[str, dict[str, int]] = {}
@@ -91,8 +98,7 @@ def summary(path: str, index: Index) -> list[tuple[str, str]]:
     ranks = [] if index.topology is None else [("ranks", _ranks(index, index.topology))]
     return [
         ("checkpoint", path),
-        ("id", index.id),
-        ("format", f"{index.version[0]}.{index.version[1]}, alignment {index.alignment}"),
+        *_kind(index),
         ("tensors", f"{len(index.tensors)}, {format_nbytes(index.nbytes)}"),
         ("dtypes", dtypes or "-"),
         ("partitions", f"{len(partitions)}, {format_nbytes(sum(partitions))}"),

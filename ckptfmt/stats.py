@@ -34,6 +34,8 @@ class LoadStats:
         Bytes of the tensors, tied ones once.
     read_nbytes, verified_nbytes : int
         Bytes read from files; bytes whose checksum was compared.
+    unverified : str
+        Why nothing could be verified; empty if it could.
     seconds : float
         From the plan to the last byte in place.
     engine : str
@@ -62,6 +64,7 @@ class LoadStats:
     nbytes: int = 0
     read_nbytes: int = 0
     verified_nbytes: int = 0
+    unverified: str = ""
     seconds: float = 0.0
     engine: str = ""
     engine_reason: str = ""

@@ -78,6 +78,7 @@ def stream(
         finally:
             if read:
                 total = reduce(LoadStats.plus, read)
+                total = replace(total, unverified=request.files.unverified)
                 span.tell(total)
                 telemetry.tell_load(request.files.path, total, "streamed")
     return total

@@ -53,6 +53,8 @@ def _ways(stats: LoadStats) -> str:
         nbytes = sum(getattr(file, f"{way}_nbytes") for file in stats.files.values())
         if nbytes:
             ways.append(f"{format_nbytes(nbytes)} {way}")
+    if stats.unverified:
+        ways.append(f"unverified: {stats.unverified}")
     return ", ".join([*ways, f"staging {stats.staging}"])
 
 

@@ -17,7 +17,7 @@ from ckptfmt.reading import Reading, Scan
 
 if TYPE_CHECKING:
     from ckptfmt._core import Memory
-    from ckptfmt.checkpoint_files import CheckpointFiles
+    from ckptfmt.checkpoint_files import OpenFiles
     from ckptfmt.options import LoadOptions
 
 
@@ -55,7 +55,7 @@ class RawReads:
 
     Parameters
     ----------
-    files : CheckpointFiles
+    files : OpenFiles
         What to read; held open by the caller.
     nbytes : int
         How much of it at once: whole ops, each time the ones that follow.
@@ -64,7 +64,7 @@ class RawReads:
         read into again and again, as a load to a device does.
     """
 
-    def __init__(self, files: CheckpointFiles, nbytes: int, *, fresh: bool) -> None:
+    def __init__(self, files: OpenFiles, nbytes: int, *, fresh: bool) -> None:
         self.files = files
         self.limit = nbytes
         self.fresh = fresh

@@ -17,6 +17,7 @@ from ckptfmt.dtypes import import_torch
 from ckptfmt.errors import OptionError
 from ckptfmt.loading import allocate
 from ckptfmt.opening import open_checkpoint
+from ckptfmt.plain_files import need_checkpoint
 from ckptfmt.regrouped import refuse_regrouped
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Subject:
         self._held: Any = None
         self.stats: LoadStats
         try:
+            need_checkpoint(self.checkpoint.files, "a benchmark")
             refuse_regrouped(self.checkpoint.files, "bench")
             if not self.checkpoint.nbytes:
                 raise OptionError(f"{os.fspath(path)}: its tensors have no bytes to be loaded")

@@ -17,6 +17,7 @@ from ckptfmt.sources.limits import read_index
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from ckptfmt.index import TensorEntry
     from ckptfmt.write_plan import TensorSpec
 
 #: Weights in some format: never sidecars, whether they are the ones converted or not.
@@ -102,7 +103,9 @@ def weight_map(path: str, where: str) -> dict[str, str]:
     return found
 
 
-def refuse_missing(where: str, tensors: Iterable[TensorSpec], expected: dict[str, str]) -> None:
+def refuse_missing(
+    where: str, tensors: Iterable[TensorSpec | TensorEntry], expected: dict[str, str]
+) -> None:
     """Refuse files that lack a tensor which the weight index promises."""
     names = {name for spec in tensors for name in spec.names}
     for name, file in expected.items():

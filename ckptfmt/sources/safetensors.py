@@ -1,31 +1,15 @@
-"""safetensors files, single or sharded.
-
-The library opens each file, which validates its header; the byte ranges, which the library keeps to
-itself, are then read from the same header.
-"""
+"""safetensors files, single or sharded."""
 
 from __future__ import annotations
 
-import errno
-import json
 import os
-import struct
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from ckptfmt.dtypes import DTYPES
-from ckptfmt.errors import FileError, SourceError
 from ckptfmt.sources.ranges import RangeSource, Run
+from ckptfmt.sources.safetensors_header import read_header, twice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-class _Tensor(msgspec.Struct):
-    dtype: str
-    shape: tuple[int, ...]
-    data_offsets: tuple[int, int]
 
 
 class SafetensorsSource(RangeSource):
@@ -51,51 +35,12 @@ class SafetensorsSource(RangeSource):
 
     def _add_file(self, folder: str, file: str, seen: dict[str, str]) -> None:
         path = os.path.join(folder, file)
-        header, data_start = _read_header(path)
+        tensors, metadata = read_header(path)
         number = self.open_file(folder, file)
-        raw = header.pop("__metadata__", b"null")
-        metadata = msgspec.json.decode(raw, type=dict[str, str] | None)
-        self.description.metadata.update(metadata or {})
-        found = msgspec.json.decode(msgspec.json.encode(header), type=dict[str, _Tensor])
-        for name, tensor in sorted(found.items(), key=lambda item: item[1].data_offsets):
-            if name in seen:
-                raise SourceError(
-                    f"{path}: tensor {name!r} is also in {seen[name]}",
-                    hint="the folder mixes two checkpoints; convert one file at a time",
-                )
-            if tensor.dtype not in DTYPES:
-                raise SourceError(f"{path}: tensor {name!r} has the unknown dtype {tensor.dtype!r}")
-            seen[name] = file
-            begin, end = tensor.data_offsets
-            run = Run(number, data_start + begin, end - begin)
-            self.add((name,), tensor.dtype, tensor.shape, [run])
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Decoders keep the last of two equal keys silently; which one is meant, nobody knows."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in its header")
-    return found
-
-
-def _read_header(path: str) -> tuple[dict[str, msgspec.Raw], int]:
-    import safetensors  # noqa: PLC0415
-
-    try:
-        with open(path, "rb") as stream:  # first: its error has a number, the library's has none
-            with safetensors.safe_open(path, framework="numpy"):
-                pass
-            (nbytes,) = struct.unpack("<Q", stream.read(8))
-            data = stream.read(nbytes)
-        json.loads(data, object_pairs_hook=_unique)
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise SourceError(
-            f"{path}: not a valid safetensors file: {error}",
-            hint="an interrupted download leaves such files: fetch it again",
-        ) from error
-    except OSError as error:
-        raise FileError(error.errno or errno.EIO, "cannot be read", path) from error
-    return msgspec.json.decode(data, type=dict[str, msgspec.Raw]), 8 + nbytes
+        self.description.metadata.update(metadata)
+        for tensor in tensors:
+            if tensor.name in seen:
+                raise twice(path, tensor.name, seen[tensor.name])
+            seen[tensor.name] = file
+            run = Run(number, tensor.offset, tensor.nbytes)
+            self.add((tensor.name,), tensor.dtype, tensor.shape, [run])

@@ -47,6 +47,9 @@ WAYS = [
     case("rows.cast", staging="A"),
     case("ranks.loaded", staging="A"),
     case("ranks.cast", staging="A"),
+    *(case("plain.equal", model=model, staging=letter, reads=reads)
+      for letter in LETTERS
+      for model, reads in (("large", "direct"), ("mixed", "direct"), ("wide", "auto"))),
     case("filling.refused"),
     case("filling.into_module"),
     *(case("filling.cast", dtype=dtype, device="cuda:1") for dtype in ("bf16", "fp16", "fp32")),

@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 
+from ckptfmt.dtypes import from_torch
+from tests.helpers.models import bits
+
 
 def write_safetensors(path: Path, tensors: dict[str, tuple[str, list[int], bytes]]) -> Path:
     """A safetensors file of any dtype: name to (dtype, shape, bytes)."""
@@ -21,6 +24,28 @@ def write_safetensors(path: Path, tensors: dict[str, tuple[str, list[int], bytes
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
         payload += data
     return write_safetensors_header(path, json.dumps(header).encode(), payload)
+
+
+def write_plain(path: Path, tensors: dict[str, torch.Tensor], start: int = 0) -> Path:
+    """A safetensors file whose data begin at `start`, modulo 4096, in the order of the dict.
+
+    What the library would not write: it sorts by alignment, and begins at multiples of 8.
+    """
+    header: dict[str, Any] = {}
+    payload = bytearray()
+    for name, tensor in tensors.items():
+        row = from_torch(tensor.dtype)
+        shape = list(tensor.shape)
+        if row.pack > 1:
+            shape[-1] *= row.pack
+        data = bits(tensor)
+        offsets = [len(payload), len(payload) + len(data)]
+        header[name] = {"dtype": row.name, "shape": shape, "data_offsets": offsets}
+        payload += data
+    text = json.dumps(header).encode()
+    text += b" " * ((start - 8 - len(text)) % 4096)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + payload)
+    return path
 
 
 def write_safetensors_header(path: Path, header: bytes, payload: bytes) -> Path:

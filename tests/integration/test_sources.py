@@ -271,7 +271,7 @@ def test_weights_behind_a_broken_link_are_not_replaced_by_others(
 
 
 @pytest.mark.parametrize(("source_file", "where"), [
-    ("m.safetensors", "ckptfmt.sources.safetensors.open"), ("m.bin", "os.open"),
+    ("m.safetensors", "ckptfmt.sources.safetensors_header.open"), ("m.bin", "os.open"),
 ])  # fmt: skip
 def test_a_file_that_may_not_be_read_is_named_with_the_reason(
     source_file: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -49,6 +49,10 @@ CASES = [
     *((place, case("rows.cast", staging=letter)) for place, letter in ((NEW, "A"), (OLD, "C"))),
     *((place, case("ranks.loaded", staging=letter)) for place, letter in ((NEW, "A"), (RC, "E"))),
     (NEW, case("ranks.cast", staging="A")),
+    *((place, case("plain.equal", model=model, staging=letter, reads=reads))
+      for place, letter in ((NEW, "A"), (OLD, "C"), (OLD, "D"), (RC, "E"))
+      for model, reads in (("large", "direct"), ("mixed", "direct"), ("wide", "auto"))),
+    (OLD, case("plain.equal", model="large", staging="C", starts=(0, 64))),
     (NEW, case("filling.refused")),
     (NEW, case("filling.into_module")),
     *((place, case("filling.own_format", staging=letter))

@@ -20,14 +20,15 @@ ORDER = """
     units telemetry selection dtypes layout topology index write_plan export_plan extents
     read_plan rows gathering pieces cutting options
     rendering placement device_plan chips selftest_report budget manifest
-    input_file strategy partitions checkpoint_files stored_bytes regrouped reading engine tensors
-    loading
+    sources.base sources.limits sources.folder sources.kinds sources.safetensors_header
+    input_file strategy partitions checkpoint_files stored_bytes regrouped plain_files reading
+    engine tensors loading
     runtime_library acl_library cuda_library gds accelerator npu cuda devices pool staging machine
     device_loading streaming fill checkpoint opening trial
     selftest_steps
     bench.pipeline bench.candidates bench.timeline bench.cache_state bench.contenders
     bench.raw_reads bench.in_turn bench.rates bench.subject bench.judgement bench.tuning
-    sources.base sources.limits sources.pickles sources.folder sources.kinds sources.zips
+    sources.pickles sources.zips
     sources.ranges sources.torch_tensors sources.live sources.safetensors sources.torch_zip
     sources.sllm sources.npz sources.gguf sources.dcp_metadata sources.dcp sources.mindspore
     sources.stored truth sources.rank_states
@@ -84,7 +85,7 @@ PLACES = {
     "vllm": {"vllm", "vllm.shares", "vllm.loader"},
     "gguf": {"sources.gguf"},
     "torch_npu": {"npu"},
-    "safetensors": {"sources.safetensors", "bench.contenders"},
+    "safetensors": {"sources.safetensors_header", "bench.contenders"},
     "huggingface_hub": {"sources.huggingface"},
     "modelscope_hub": {"sources.modelscope"},
     "transformers": {"cutting_rules", "transformers.library"},

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ckptfmt.extents import Extents, compact_addresses
+from ckptfmt.extents import MAX_GAP, Extents, compact_addresses
 from ckptfmt.index import Index
 from ckptfmt.read_plan import (
     BLOCK_DTYPE,
-    MAX_GAP,
     OP_DTYPE,
     ReadPlan,
     plan_read,
