@@ -21,7 +21,7 @@ from ckptfmt.partitions import Partition
 from ckptfmt.sources.folder import Weights, index_weights, refuse_missing
 from ckptfmt.sources.kinds import weights_in
 from ckptfmt.sources.limits import refuse_dimensions, refuse_many
-from ckptfmt.sources.safetensors_header import read_header, twice
+from ckptfmt.sources.safetensors_header import decode_header, header_nbytes, twice
 
 #: What such a checkpoint's index says it is.
 FORMAT_NAME = "safetensors"
@@ -91,8 +91,9 @@ class PlainFiles(OpenFiles):
         for number, file in enumerate(self._weights.files):
             partition = Partition.open(self.dir_fd, self._folder, file)
             self.partitions.append(partition)
-            found, more = read_header(partition.path)
-            _check_same(partition)
+            start = partition.read(0, 8)
+            data = bytes(partition.read(0, 8 + header_nbytes(bytes(start))))
+            found, more = decode_header(data, partition.file_nbytes, partition.path)
             metadata.update(more)
             for name, dtype, shape, offset, nbytes in found:
                 if name in seen:
@@ -165,15 +166,6 @@ def need_checkpoint(files: OpenFiles, doing: str) -> None:
 def _conversion_of(path: str) -> str:
     name = path.rstrip("/").removesuffix(".index.json").removesuffix(".safetensors")
     return f"convert it first: ckptfmt convert {path} {name}.ckpt"
-
-
-def _check_same(partition: Partition) -> None:
-    """The header was read by path: of the file that is open."""
-    with failing_as(partition.path, "cannot be read"):
-        if not os.path.samestat(os.stat(partition.path), os.fstat(partition.fd)):
-            raise SourceError(
-                f"{partition.path}: was replaced while it was being opened", hint="try again"
-            )
 
 
 def _check_range(partition: Partition, entry: TensorEntry) -> None:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import errno
 import json
-import struct
+import os
 from typing import NamedTuple
 
 import msgspec
 
 from ckptfmt.dtypes import DTYPES
 from ckptfmt.errors import FileError, SourceError
+
+#: Of a header, as the library has it.
+MAX_NBYTES = 100_000_000
 
 
 class StoredTensor(NamedTuple):
@@ -34,7 +37,7 @@ class _Tensor(msgspec.Struct):
 
 
 def read_header(path: str) -> tuple[list[StoredTensor], dict[str, str]]:
-    """Read and check a header.
+    """Read and check the header of a file.
 
     Returns
     -------
@@ -48,19 +51,39 @@ def read_header(path: str) -> tuple[list[StoredTensor], dict[str, str]]:
     SourceError
         It is no safetensors file, cut short, or its header contradicts itself.
     """
-    header, data_start = _read(path)
-    raw = header.pop("__metadata__", b"null")
-    metadata = msgspec.json.decode(raw, type=dict[str, str] | None)
-    found = msgspec.json.decode(msgspec.json.encode(header), type=dict[str, _Tensor])
-    tensors = []
-    for name, tensor in sorted(found.items(), key=lambda item: item[1].data_offsets):
-        if tensor.dtype not in DTYPES:
-            raise SourceError(f"{path}: tensor {name!r} has the unknown dtype {tensor.dtype!r}")
-        begin, end = tensor.data_offsets
-        tensors.append(
-            StoredTensor(name, tensor.dtype, tensor.shape, data_start + begin, end - begin)
-        )
-    return tensors, metadata or {}
+    try:
+        with open(path, "rb") as stream:  # first: its error has a number, the library's has none
+            _check(path, path)
+            data = stream.read(header_nbytes(stream.read(8)))
+    except OSError as error:
+        raise FileError(error.errno or errno.EIO, "cannot be read", path) from error
+    return _tensors(data, path)
+
+
+def decode_header(
+    data: bytes, file_nbytes: int, path: str
+) -> tuple[list[StoredTensor], dict[str, str]]:
+    """Check a header that has been read, with the eight bytes before it; as `read_header`.
+
+    The library is given a file of this size that holds nothing else: reading the true one through
+    a mapping would bring megabytes of it into the page cache.
+    """
+    fd = os.memfd_create("safetensors header")
+    try:
+        os.write(fd, data)
+        os.truncate(fd, file_nbytes)
+        _check(f"/proc/self/fd/{fd}", path)
+    except OSError as error:
+        raise FileError(error.errno or errno.EIO, "its header cannot be checked", path) from error
+    finally:
+        os.close(fd)
+    return _tensors(data[8:], path)
+
+
+def header_nbytes(start: bytes) -> int:
+    """Length of the header behind the first eight bytes; 0 if that is more than there may be."""
+    nbytes = int.from_bytes(start[:8], "little")
+    return nbytes if nbytes <= MAX_NBYTES else 0
 
 
 def twice(path: str, name: str, other: str) -> SourceError:
@@ -81,21 +104,38 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _read(path: str) -> tuple[dict[str, msgspec.Raw], int]:
+def _check(opened: str, path: str) -> None:
+    """Have the library look at it."""
     import safetensors  # noqa: PLC0415
 
     try:
-        with open(path, "rb") as stream:  # first: its error has a number, the library's has none
-            with safetensors.safe_open(path, framework="numpy"):
-                pass
-            (nbytes,) = struct.unpack("<Q", stream.read(8))
-            data = stream.read(nbytes)
+        with safetensors.safe_open(opened, framework="numpy"):
+            pass
+    except safetensors.SafetensorError as error:
+        raise _invalid(path, error) from error
+
+
+def _tensors(data: bytes, path: str) -> tuple[list[StoredTensor], dict[str, str]]:
+    """What a header says, once the library has found it valid."""
+    try:
         json.loads(data, object_pairs_hook=_unique)
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise SourceError(
-            f"{path}: not a valid safetensors file: {error}",
-            hint="an interrupted download leaves such files: fetch it again",
-        ) from error
-    except OSError as error:
-        raise FileError(error.errno or errno.EIO, "cannot be read", path) from error
-    return msgspec.json.decode(data, type=dict[str, msgspec.Raw]), 8 + nbytes
+    except ValueError as error:
+        raise _invalid(path, error) from error
+    header = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    raw = header.pop("__metadata__", b"null")
+    metadata = msgspec.json.decode(raw, type=dict[str, str] | None)
+    found = msgspec.json.decode(msgspec.json.encode(header), type=dict[str, _Tensor])
+    tensors = []
+    for name, tensor in sorted(found.items(), key=lambda item: item[1].data_offsets):
+        if tensor.dtype not in DTYPES:
+            raise SourceError(f"{path}: tensor {name!r} has the unknown dtype {tensor.dtype!r}")
+        begin, end = (8 + len(data) + at for at in tensor.data_offsets)
+        tensors.append(StoredTensor(name, tensor.dtype, tensor.shape, begin, end - begin))
+    return tensors, metadata or {}
+
+
+def _invalid(path: str, error: Exception) -> SourceError:
+    return SourceError(
+        f"{path}: not a valid safetensors file: {error}",
+        hint="an interrupted download leaves such files: fetch it again",
+    )

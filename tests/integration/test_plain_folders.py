@@ -323,6 +323,14 @@ def _other_dtype(folder: Path) -> None:
     write_safetensors(folder / "model-00001-of-00003.safetensors", {"x": ("F7", [3], b"abc")})
 
 
+def _zero_bytes(folder: Path) -> None:
+    os.truncate(folder / "model-00001-of-00003.safetensors", 0)
+
+
+def _web_page(folder: Path) -> None:
+    (folder / "model-00001-of-00003.safetensors").write_text("<!DOCTYPE html><title>404</title>")
+
+
 def _several(folder: Path) -> None:
     os.remove(folder / "model.safetensors.index.json")
     shutil.copy(folder / "model-00001-of-00003.safetensors", folder / "other.safetensors")
@@ -333,6 +341,8 @@ WRONG: dict[str, tuple[Callable[[Path], object], str, str]] = {
                       "names 'model-00002-of-00003.safetensors', which is not there", "fetch"),
     "cut short": (_cut_short, "model-00002-of-00003.safetensors: not a valid", "fetch it again"),
     "longer": (_longer, "not a valid safetensors file", "fetch it again"),
+    "zero bytes": (_zero_bytes, "not a valid safetensors file", "fetch it again"),
+    "a web page": (_web_page, "not a valid safetensors file", "fetch it again"),
     "tensor lost": (_lost, "promises tensor 'lost'", "different versions"),
     "twice": (_twice, "is also in model-00001-of-00003.safetensors", "mixes two checkpoints"),
     "past the end": (_lies('{"x":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'),
