@@ -172,9 +172,9 @@ def _report_lines(report: ConvertReport, seconds: float, dry_run: bool) -> list[
 def inspect(path: str, tree: bool, depth: int, as_json: bool) -> None:
     """Show tensors, dtypes, partitions and provenance of the checkpoint PATH."""
     from ckptfmt import rendering  # noqa: PLC0415
-    from ckptfmt.checkpoint_files import CheckpointFiles  # noqa: PLC0415
+    from ckptfmt.plain_files import open_stored  # noqa: PLC0415
 
-    files = CheckpointFiles(path)  # as it is stored, whoever's the tensors are
+    files = open_stored(path)  # as it is stored, whoever's the tensors are
     files.close()
     index = files.index
     if as_json:

@@ -11,7 +11,7 @@ import os
 import numpy as np
 
 from ckptfmt import layout, regrouped
-from ckptfmt.checkpoint_files import OpenFiles
+from ckptfmt.checkpoint_files import CheckpointFiles, OpenFiles
 from ckptfmt.dtypes import DTYPES
 from ckptfmt.errors import FormatError, OptionError, SourceError, failing_as
 from ckptfmt.extents import MirroredExtents
@@ -44,6 +44,12 @@ def open_files(
         files.close()
         raise
     return files
+
+
+def open_stored(path: str | os.PathLike[str]) -> OpenFiles:
+    """Open either as it is stored, whoever's the tensors are."""
+    text = os.fspath(path)
+    return PlainFiles(text) if is_plain(text) else CheckpointFiles(text)
 
 
 def is_plain(path: str) -> bool:

@@ -390,15 +390,18 @@ def test_what_needs_checksums_is_refused(folder: Path, tmp_path: Path) -> None:
         for verify in (None, False):
             same(checkpoint.load(verify=verify), small_model())
     target = tmp_path / "out"
-    needs = "plain safetensors, no ckptfmt checkpoint"
-    refused(ckptfmt.FormatError, needs, lambda: ckptfmt.export(folder, target), hint)
-    refused(ckptfmt.FormatError, "not a ckptfmt checkpoint", lambda: ckptfmt.verify(folder), hint)
+    no = "not a ckptfmt checkpoint"
+    refused(ckptfmt.FormatError, no, lambda: ckptfmt.export(folder, target), hint)
+    refused(ckptfmt.FormatError, no, lambda: ckptfmt.verify(folder), hint)
     one = folder / "model-00001-of-00003.safetensors"
     refused(ckptfmt.FormatError, "not a folder", lambda: ckptfmt.verify(one))
     assert not target.exists()
-    refused_at_the_prompt(["verify", folder], "not a ckptfmt checkpoint")
-    refused_at_the_prompt(["export", folder, target], needs)
-    refused_at_the_prompt(["bench", folder], needs)
+    refused_at_the_prompt(["verify", folder], no)
+    refused_at_the_prompt(["export", folder, target], no)
+    refused_at_the_prompt(["bench", folder], "plain safetensors, no ckptfmt checkpoint")
+    for ranks in ({"rank": 1, "tensor_parallel": 2}, {"rank": 0, "tensor_parallel": 2}):
+        refused(ckptfmt.OptionError, "was not cut for ranks",
+                lambda ranks=ranks: ckptfmt.load(folder, **ranks), "--tensor-parallel 2")  # fmt: skip
 
 
 def test_it_is_said_that_nothing_was_verified(
