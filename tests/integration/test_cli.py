@@ -145,7 +145,8 @@ def test_force_replaces_a_checkpoint(tmp_path: Path, source: Path, model: Tensor
 def test_load_gives_its_statistics(checkpoint: Path, model: Tensors) -> None:
     stats = data("load", checkpoint)
     assert set(stats) == {
-        "tensors", "nbytes", "read_nbytes", "verified_nbytes", "seconds", "engine", "engine_reason",
+        "tensors", "nbytes", "read_nbytes", "verified_nbytes", "unverified", "seconds", "engine",
+        "engine_reason",
         "threads", "depth", "op_nbytes", "huge_pages", "files", "disk_wait_seconds",
         "buffered_read_seconds", "checksum_seconds", "device_wait_seconds", "staging", "devices",
         "device_start_seconds", "peak_pool_nbytes", "gb_s", "bottleneck", "npus", "gpus",

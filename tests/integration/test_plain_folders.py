@@ -400,8 +400,10 @@ def test_what_needs_checksums_is_refused(folder: Path, tmp_path: Path) -> None:
     refused_at_the_prompt(["export", folder, target], no)
     refused_at_the_prompt(["bench", folder], "plain safetensors, no ckptfmt checkpoint")
     for ranks in ({"rank": 1, "tensor_parallel": 2}, {"rank": 0, "tensor_parallel": 2}):
-        refused(ckptfmt.OptionError, "was not cut for ranks",
-                lambda ranks=ranks: ckptfmt.load(folder, **ranks), "--tensor-parallel 2")  # fmt: skip
+        refused(
+            ckptfmt.OptionError, "was not cut for ranks",
+            lambda ranks=ranks: ckptfmt.load(folder, **ranks), "--tensor-parallel 2",
+        )  # fmt: skip
 
 
 def test_it_is_said_that_nothing_was_verified(
