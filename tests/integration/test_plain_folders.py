@@ -274,6 +274,30 @@ def test_a_checkpoint_beside_weights_is_the_checkpoint(folder: Path) -> None:
     refused(ckptfmt.FormatError, "not a ckptfmt checkpoint", lambda: ckptfmt.load(target))
 
 
+def test_a_file_without_tensors(tmp_path: Path) -> None:
+    write_plain(tmp_path / "m.safetensors", {})
+    assert ckptfmt.load(tmp_path) == {}
+    assert ckptfmt.load(tmp_path, mmap=True) == {}
+    write_plain(tmp_path / "m.safetensors", {"empty": torch.empty(3, 0)}, 5)
+    same(ckptfmt.load(tmp_path), {"empty": torch.empty(3, 0)})
+
+
+def test_where_the_system_makes_no_file_of_holes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(38, "Function not implemented")
+
+    for name in ("memfd_create", "truncate"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, refuse)
+            same(ckptfmt.load(folder), small_model())
+    _cut_short(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "memfd_create", refuse)
+        refused(SourceError, "not a valid safetensors file", lambda: ckptfmt.load(folder))
+
+
 def test_what_was_opened_stays(folder: Path) -> None:
     checkpoint = ckptfmt.open(folder)
     shutil.rmtree(folder)

@@ -103,6 +103,20 @@ def test_rows_are_what_slicing_gives(way: str, rows: Rows, stored: Path, model: 
         assert stats.nbytes <= stats.verified_nbytes <= stats.read_nbytes <= touched
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_random_rows(way: str, stored: Path, model: Tensors) -> None:
+    generator = torch.Generator().manual_seed(5)
+    names = [n for n, t in model.items() if t.dim()]
+    with ckptfmt.open(stored, options=WAYS[way]) as checkpoint:
+        for _ in range(10):
+            rows = {}
+            for name in names:
+                ends = torch.randint(0, model[name].shape[0] + 1, (2,), generator=generator)
+                if torch.rand(1, generator=generator) < 0.7:
+                    rows[name] = (int(ends.min()), int(ends.max()))
+            same(checkpoint.load(rows=rows), sliced(model, rows))
+
+
 @pytest.mark.parametrize("max_nbytes", [1, 3 * MIB, 512 * MIB])
 def test_streams_give_the_same(max_nbytes: int, stored: Path, model: Tensors) -> None:
     with ckptfmt.open(stored) as checkpoint:
