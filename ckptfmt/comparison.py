@@ -60,21 +60,23 @@ def _options(stored: StoredSource) -> ConvertOptions:
 
 
 def _compare(stored: StoredSource, chosen: Chosen, source: str, problems: list[Problem]) -> int:
-    ours = {name: i for i, spec in enumerate(stored.tensors) for name in spec.names}
-    theirs = {name: i for i, spec in enumerate(chosen.tensors) for name in spec.names}
-    for name in theirs.keys() - ours.keys():
+    # States of ranks have the same names for different tensors.
+    ours = {(spec.rank, n): i for i, spec in enumerate(stored.tensors) for n in spec.names}
+    theirs = {(spec.rank, n): i for i, spec in enumerate(chosen.tensors) for n in spec.names}
+    for _, name in theirs.keys() - ours.keys():
         problems.append(Problem("", f"is in {source}, not in the checkpoint", name))
-    for name in ours.keys() - theirs.keys():
+    for _, name in ours.keys() - theirs.keys():
         problems.append(Problem("", f"is in the checkpoint, not in {source}", name))
     compared = 0
-    for name in ours.keys() & theirs.keys():
-        spec, wanted = stored.tensors[ours[name]], chosen.tensors[theirs[name]]
+    for key in ours.keys() & theirs.keys():
+        name, mine, other = key[1], ours[key], theirs[key]
+        spec, wanted = stored.tensors[mine], chosen.tensors[other]
         compared += 1
         if (spec.dtype, spec.shape) != (wanted.dtype, wanted.shape):
             problems.append(Problem("", f"{_kind(spec)}, the source has {_kind(wanted)}", name))
             continue
         try:
-            at = _first_difference(stored, ours[name], chosen, theirs[name])
+            at = _first_difference(stored, mine, chosen, other)
         except CkptError as error:
             problems.append(Problem("", str(error), name))
             continue

@@ -135,15 +135,14 @@ def _put_together(
         meanwhile(regions)
         return regions, LoadStats(engine="none: nothing to read")
     spans = [layout.align_up(nbytes, layout.MIN_ALIGNMENT) for nbytes in sizes.values()]
-    memory, offset, began = allocate(sum(spans)), 0, files.read_nbytes
+    memory, offset = allocate(sum(spans)), 0
     buffers = {}
     for (position, nbytes), span in zip(sizes.items(), spans, strict=True):
         region = regions[position] = memory.region(offset, nbytes, span)
         buffers[position] = memoryview(region)
         offset += span
     meanwhile(regions)
-    threads = files.fill(buffers, request.progress)
-    read = files.read_nbytes - began
+    read, threads = files.fill(buffers, request.progress)
     return regions, LoadStats(
         read_nbytes=read, verified_nbytes=read, engine="pread", threads=threads, depth=1,
         engine_reason="put together of pieces for another number of ranks",

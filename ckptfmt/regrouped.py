@@ -146,11 +146,6 @@ class GatheredFiles(TensorFiles):
         self.index = replace(files.index, tensors=tuple(tensors))
         self._bytes, self._gathers, self._starts = stored, gathers, starts
 
-    @property
-    def read_nbytes(self) -> int:
-        """Bytes read from the files so far."""
-        return self._bytes.read_nbytes
-
     def nbytes(self, positions: Iterable[int]) -> int:
         return sum(self.index.tensors[position].nbytes for position in set(positions))
 
@@ -164,8 +159,9 @@ class GatheredFiles(TensorFiles):
 
     def fill(
         self, buffers: Mapping[int, memoryview], progress: Callable[[int, int], None] | None
-    ) -> int:
-        """Fill memory for whole tensors, by position; the number of threads that did."""
+    ) -> tuple[int, int]:
+        """Fill memory for whole tensors, by position; bytes read for it, and threads that did."""
+        stored = self._bytes.counted()
         total = sum(len(buffer) for buffer in buffers.values())
         chunks = (
             (position, start, buffer[start : start + CHUNK_NBYTES])
@@ -184,9 +180,11 @@ class GatheredFiles(TensorFiles):
                         chunk = next(chunks, None)
                     if chunk is None:
                         return
-                    self.read_into(*chunk)
+                    tensor, start, buffer = chunk
+                    start += self._starts[tensor]
+                    self._gathers[tensor].read_into(stored.read_into, start, buffer)
                     with lock:
-                        filled[0] += len(chunk[2])
+                        filled[0] += len(buffer)
             except BaseException as error:  # handed to the thread that waits
                 errors.append(error)
                 stop.set()
@@ -195,7 +193,7 @@ class GatheredFiles(TensorFiles):
         run_workers(work, count, name="ckptfmt-join", stop=stop.set, tick=tick)
         if errors:
             raise errors[0]
-        return count
+        return stored.read_nbytes, count
 
 
 class RegroupedFiles(GatheredFiles, OpenFiles):

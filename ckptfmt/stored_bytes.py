@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,11 @@ class StoredBytes:
     ----------
     files : CheckpointFiles
         Held open by the caller.
+
+    Attributes
+    ----------
+    read_nbytes : int
+        Bytes read from the files so far.
     """
 
     def __init__(self, files: CheckpointFiles) -> None:
@@ -31,6 +37,12 @@ class StoredBytes:
         self._lock = threading.Lock()
         count = len(files.index.tensors)
         self._first_extent = np.searchsorted(files.extents.tensor, np.arange(count)).tolist()
+
+    def counted(self) -> StoredBytes:
+        """The same, which counts anew what is read: of one load, whatever others do meanwhile."""
+        other = copy(self)
+        other.read_nbytes, other._lock = 0, threading.Lock()
+        return other
 
     def read_into(self, tensor: int, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start` of a tensor on; every block touched is verified."""

@@ -72,6 +72,33 @@ ckptfmt.convert(sys.argv[1], sys.argv[2], partition_size="64MiB", dtype=sys.argv
 """
 
 
+CUT = """
+plan = {"rows": "rowwise", "columns": "colwise"}
+source, cut, again, joined = sys.argv[1:]
+ckptfmt.convert(source, cut, tensor_parallel=8, tensor_parallel_plan=plan, workers=1)
+ckptfmt.convert(cut, again, tensor_parallel=4, workers=1)
+ckptfmt.convert(again, joined, tensor_parallel=1, workers=1)
+"""
+
+
+def test_cutting_for_ranks_and_joining_need_a_few_buffers(folder: Path) -> None:
+    """Along the second dimension, too, where a piece is a part of every row."""
+    from safetensors.numpy import save_file
+
+    source = folder / "matrices.safetensors"
+    values = np.random.default_rng(1).standard_normal((8192, 1024), np.float32)
+    save_file({"rows": values, "columns": values}, source)
+    made = [folder / f"{name}.ckpt" for name in ("cut", "again", "joined")]
+    try:
+        assert 4 * MIB <= peak_nbytes(CUT, source, *made) <= 40 * MIB  # of 64 in all
+        found = ckptfmt.load(made[-1], framework="numpy")
+        assert all(np.array_equal(found[name], values) for name in ("rows", "columns"))
+    finally:
+        for path in made:
+            shutil.rmtree(path, ignore_errors=True)
+        source.unlink()
+
+
 @pytest.mark.parametrize(("kind", "dtype", "workers", "limit"), [
     ("safetensors", "keep", 4, 512), ("safetensors", "bf16", 4, 512),
     ("safetensors", "keep", 1, 100), ("safetensors", "bf16", 1, 100),

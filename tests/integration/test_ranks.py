@@ -457,6 +457,9 @@ def test_states_are_for_as_many_ranks_as_stored_them(
     ckptfmt.convert(target, tmp_path / "again", dtype="fp32")
     found = ckptfmt.load(tmp_path / "again", rank=1)
     assert found["qkv"].dtype is torch.float32
+    report = ckptfmt.verify(tmp_path / "again", against=target)
+    assert report.problems == []
+    assert report.compared == 2 + 2 * 4 + 1  # shared names, each rank's, the one that has more
     with pytest.raises(ckptfmt.OptionError, match="is of ranks itself"):
         join_ranks([target], tmp_path / "twice", layout={})
     with pytest.raises(ckptfmt.OptionError, match="no checkpoints of ranks"):
