@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import random
 import shutil
+from collections import Counter
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ckptfmt
+from tests.fuzz.test_checkpoint_mutations import with_index
+from tests.helpers import mutations
 from tests.helpers.models import bits, random_tensor
-from tests.helpers.mutations import fuzz_settings
+from tests.helpers.mutations import fuzz_settings, mutate_tree, spelled, to_pairs
 
+GOLDENS = Path(__file__).parents[1] / "golden" / "ranks"
 DTYPES = [torch.float32, torch.bfloat16, torch.int8, torch.bool, torch.float64]
 KINDS = ("colwise", "rowwise", "packed_colwise", "packed_rowwise", "replicate")
 Tensors = dict[str, torch.Tensor]
@@ -113,3 +121,32 @@ def test_pieces_are_what_slicing_gives(
                 for n, t in model.items()
             })  # fmt: skip
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", ["cut.ckpt", "state.ckpt"])
+def test_folders_of_ranks_with_a_mutated_index(name: str, tmp_path: Path) -> None:
+    """Whoever opens one gets tensors, or one of our errors."""
+    rng = random.Random(f"ranks {mutations.SEED}")
+    folder = tmp_path / name
+    shutil.copytree(GOLDENS / name, folder)
+    text = (folder / "ckptfmt.json").read_bytes()
+    tree = to_pairs(json.loads(text))
+    views: list[dict[str, Any]] = [
+        {}, {"rank": 0}, {"rank": 1, "tensor_parallel": 2}, {"rank": 3, "tensor_parallel": 4},
+    ]  # fmt: skip
+    counts: Counter[str] = Counter()
+    for _ in range(500):
+        copy = deepcopy(tree)
+        mutate_tree([copy], rng, rng.choice([1, 1, 2]))
+        with_index(folder, spelled(copy, rng).encode("utf-8", "surrogatepass"))
+        for view in views:
+            try:
+                with ckptfmt.open(folder, **view) as checkpoint:
+                    for key in checkpoint:
+                        checkpoint.cut_of(key)
+                    checkpoint.load(framework="torch")
+            except ckptfmt.CkptError:
+                counts["refused"] += 1
+            else:
+                counts["read"] += 1
+    assert min(counts["refused"], counts["read"]) > 50, counts
