@@ -16,10 +16,16 @@ from pathlib import Path
 
 from tests.helpers.fleet_python import FOUR_MISSING, FOUR_PYTHON, MISSING, PYTHON, ROOT
 from tests.helpers.npu_cases import Case
+from tests.helpers.simulator import environment as of_simulator
+from tests.helpers.torch_npu import MISSING as NPU_MISSING
+from tests.helpers.torch_npu import PYTHON as NPU_PYTHON
 
 #: Of a child, with all its cases.
 TIMEOUT_S = 300
-PYTHONS = {"five": (PYTHON, MISSING), "four": (FOUR_PYTHON, FOUR_MISSING)}
+PYTHONS = {
+    "five": (PYTHON, MISSING), "four": (FOUR_PYTHON, FOUR_MISSING),
+    "npu": (NPU_PYTHON, MISSING or NPU_MISSING),  # with the packages of "five"
+}  # fmt: skip
 #: What the child says of where it ran.
 TOLD = ("transformers", "torch", "peft", "accelerate")
 
@@ -31,7 +37,7 @@ def run_all(which: str, cases: tuple[Case, ...]) -> tuple[dict[str, str], dict[C
     Parameters
     ----------
     which : str
-        ``five`` or ``four``.
+        ``five``, ``four`` or ``npu``.
 
     Returns
     -------
@@ -47,10 +53,14 @@ def run_all(which: str, cases: tuple[Case, ...]) -> tuple[dict[str, str], dict[C
 def _run(
     which: str, cases: Sequence[Case], folder: str
 ) -> tuple[dict[str, str], dict[Case, str]]:
-    paths = (str(ROOT), os.environ.get("PYTHONPATH", ""))
-    environment = {
-        **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "HF_HUB_OFFLINE": "1", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "HF_HOME": folder,
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    if which == "npu":
+        environment = of_simulator(devices=2, memory="1G")
+        paths.append(_packages(PYTHON))
+    environment |= {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)), "HF_HUB_OFFLINE": "1",
+        "HF_HOME": folder,
     }  # fmt: skip
     asked = json.dumps([[c.function, dict(c.arguments)] for c in cases])
     done = subprocess.run(
@@ -61,6 +71,12 @@ def _run(
     assert done.returncode == 0, done.stderr[-6000:]
     told = json.loads(done.stdout.splitlines()[-1])
     return told["versions"], dict(zip(cases, told["outcomes"], strict=True))
+
+
+def _packages(python: str) -> str:
+    """Where an interpreter has them."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    return subprocess.check_output([python, "-c", code], text=True).strip()
 
 
 def _attempt(function: str, arguments: Mapping[str, object], folder: Path) -> str:

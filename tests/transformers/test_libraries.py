@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from packaging.version import Version
 
 from tests.helpers.library_cases import PYTHONS, run_all
 from tests.helpers.npu_cases import Case, case
@@ -36,13 +37,35 @@ CASES = (
     case("refusing.options"),
     case("refusing.places"),
     case("refusing.remote_code"),
+    *(case("adapting.to_and_fro", form=form) for form in ("lora", "dora", "norm")),
+    case("adapting.cast"),
+    case("adapting.refused"),
 )  # fmt: skip
+ON_NPUS = (
+    case("placing.to_one", kind="llama", device_map="npu:0"),
+    case("placing.to_one", kind="qwen2", device_map="npu:1"),
+    case("placing.to_one", kind="bert", device_map="npu"),
+    case("placing.to_one", kind="t5", device_map=0),
+    case("placing.to_two"),
+    case("placing.spread"),
+    case("placing.adapters"),
+)
+BY_PYTHON = {"five": CASES, "four": CASES, "npu": ON_NPUS}
+ALL = [(which, one) for which, cases in BY_PYTHON.items() for one in cases]
 
 
-@pytest.mark.parametrize("which", PYTHONS)
-@pytest.mark.parametrize("one", CASES, ids=str)
+@pytest.mark.parametrize(("which", "one"), ALL, ids=lambda part: str(part))
 def test_case(which: str, one: Case) -> None:
     if PYTHONS[which][1]:
         pytest.skip(PYTHONS[which][1])
-    _, outcomes = run_all(which, CASES)
+    _, outcomes = run_all(which, BY_PYTHON[which])
     assert not outcomes[one], outcomes[one]
+
+
+@pytest.mark.parametrize(("which", "major"), [("five", 5), ("four", 4), ("npu", 5)])
+def test_versions(which: str, major: int) -> None:
+    if PYTHONS[which][1]:
+        pytest.skip(PYTHONS[which][1])
+    versions, _ = run_all(which, BY_PYTHON[which])
+    print(f"{which}: {versions}")
+    assert Version(versions["transformers"]).major == major
