@@ -53,6 +53,11 @@ GPU_LABELS = {
     "instanttensor": "InstantTensor",
     "instanttensor-buffered": "InstantTensor, `BUFFERED`",
 }
+MODEL_LABELS = {
+    "ckptfmt": "**`load_model`**, verified",
+    "ckptfmt-folder": "`load_model` of the safetensors folder, unverified",
+    "from-pretrained": "`from_pretrained` of it, memory-mapped",
+}
 NPU_LABELS = {
     "cpu": "to the CPU",
     "open": "one device, its link as fast as it goes",
@@ -162,6 +167,24 @@ def npu_table(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def model_table(record: dict[str, Any]) -> list[str]:
+    """The Markdown table of loads of a model by transformers, fastest first."""
+    lines = [
+        "| cold | s, median | GB/s, median (min – max) | time ÷ `from_pretrained` | first load, s "
+        "| peak memory ÷ model | n |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    nbytes = record["runs"][0]["nbytes"]
+    for name, f in rows_of(record, "cold"):
+        ratio = 1 / f["rate_to"].get("from-pretrained", 1.0)
+        lines.append(
+            f"| {MODEL_LABELS[name]} | {nbytes / f['gb_s'] / 1e9:.2f} | "
+            f"{f['gb_s']:.2f} ({f['gb_s_min']:.2f} – {f['gb_s_max']:.2f}) | {ratio:.2f} | "
+            f"{nbytes / f['first_gb_s'] / 1e9:.2f} | {f['peak_rss_ratio']:.2f} | {f['n']} |"
+        )
+    return lines
+
+
 def gpu_table(record: dict[str, Any], state: str, *, short: bool = False) -> list[str]:
     """The Markdown table of loads to a GPU; `short`: the fastest of each sort, and safetensors."""
     lines = [
@@ -235,6 +258,9 @@ def main() -> None:
             for state in ("warm", "cold"):
                 text += [*gpu_table(record, state), ""]
             gpu = record
+            continue
+        if record["benchmark"] == "transformers":
+            text += [f"Timed: {record['protocol']}.", "", *model_table(record), ""]
             continue
         if record["benchmark"] == "npu":
             text += [f"**Links and devices are simulated.** {record['protocol']}.", ""]

@@ -11,7 +11,7 @@ TORCH="${CKPTFMT_TORCH:-torch==2.13.0}"
 TORCH_NPU="${CKPTFMT_TORCH_NPU:-torch-npu==2.13.0}"
 # In an environment of their own, for the slow tests: a Ray cluster, LoRA adapters of real models.
 FLEET="ray==2.60.0 peft==0.21.2 transformers==5.24.0"
-# And in one more, the last transformers before 5, with the hub's client that it wants.
+# And in one more, the last transformers before 5, with the client of the hub that it wants.
 FOUR="transformers==4.57.6 peft==0.21.2 accelerate==1.15.0"
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.fleet_python import MISSING, PYTHON
+
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 
-def run_script(name: str, *args: str | Path) -> None:
+def run_script(name: str, *args: str | Path, python: str = sys.executable) -> None:
+    paths = (str(SCRIPTS.parent), os.environ.get("PYTHONPATH", ""))
     done = subprocess.run(
-        [sys.executable, SCRIPTS / name, *map(str, args)],
-        capture_output=True, text=True, timeout=300, check=False,
+        [python, SCRIPTS / name, *map(str, args)], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -51,6 +55,26 @@ def test_records_and_report(tmp_path: Path) -> None:
     assert (tmp_path / "docs" / "benchmarks" / "load-cold.svg").read_text().startswith("<svg")
     assert "Not measured" not in readme.read_text()
     assert "| moe, cold | **" in readme.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_a_model_beside_from_pretrained(tmp_path: Path) -> None:
+    record = tmp_path / "transformers.json"
+    run_script("bench_transformers.py", "--scale", "0.03", "--rounds", "2", "--folder", tmp_path,
+               "--out", record, python=PYTHON)  # fmt: skip
+    found = json.loads(record.read_text())
+    assert {(run["round"], run["contender"]) for run in found["runs"]} == {
+        (number, name) for number in (0, 1) for name in ("ckptfmt", "ckptfmt-folder",
+                                                         "from-pretrained")
+    }  # fmt: skip
+    assert found["summary"]["ckptfmt cold"]["rate_to"]["from-pretrained"] > 0
+    assert found["versions"]["transformers"]
+    run_script("bench_report.py", record, "--docs", tmp_path / "docs", "--readme", tmp_path / "no")
+    report = (tmp_path / "docs" / "benchmarks.md").read_text()
+    assert "| **`load_model`**, verified | " in report
+    for what in ("time ÷ `from_pretrained`", "peak memory ÷ model"):
+        assert f"\n| a model, cold: {what} | llama | ≤ " in report
 
 
 @pytest.mark.slow

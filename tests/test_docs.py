@@ -72,7 +72,7 @@ def test_every_block_of_a_document_runs(document: Path, workplace: Path) -> None
         (workplace / "qwen.ckpt").rename(workplace / "made-before.ckpt")
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(document):
-        if block.reason or block.needs_npu or block.needs_gpu:
+        if block.reason or block.needs_npu or block.needs_gpu or block.needs_library:
             continue
         if block.language == "sh":
             run_shell(block)

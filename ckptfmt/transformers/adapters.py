@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptfmt import dtypes
-from ckptfmt.checkpoint import Checkpoint
+from ckptfmt.checkpoint import open_checkpoint
 from ckptfmt.errors import LoadMismatchError, MissingDependencyError, OptionError
 from ckptfmt.fill import listed
 from ckptfmt.saving import save_lora
@@ -69,7 +69,7 @@ def load_lora(
     row = precision.wanted(torch_dtype)
     where = None if device_map == "auto" else places.given(device_map)
     config = peft.PeftConfig.from_pretrained(path)
-    with Checkpoint(path) as checkpoint:
+    with open_checkpoint(path) as checkpoint:
         if isinstance(model, peft.PeftModel):
             model.add_adapter(adapter_name, config, low_cpu_mem_usage=True)
         else:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptfmt import dtypes, saving, telemetry
-from ckptfmt.checkpoint import Checkpoint
+from ckptfmt.checkpoint import open_checkpoint
 from ckptfmt.errors import OptionError, SourceError
-from ckptfmt.transformers import library, mismatch, places, precision, storage
+from ckptfmt.transformers import library, mismatch, places, precision, quantized, storage
 from ckptfmt.transformers.pending import Pending
-from ckptfmt.transformers.quantized import explained, is_quantized
 from ckptfmt.transformers.reader import Portion, Reader
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from ckptfmt.checkpoint import Checkpoint
     from ckptfmt.conversion import ConvertReport
     from ckptfmt.engine import Progress
     from ckptfmt.options import LoadOptions
@@ -133,11 +133,12 @@ def from_pretrained(
     where = places.given(device_map)
     with (
         telemetry.span("load_model", path=str(path)),
-        Checkpoint(path, options=options) as checkpoint,
+        open_checkpoint(path, options=options) as checkpoint,
         Reader(checkpoint, verify=verify, progress=progress) as reader,
     ):
-        if row is None and where is not None and where.only is not None:
-            reader.start([Portion(device=where.only)])  # before transformers is even imported
+        one = where.only if where is not None else None
+        if row is None and one is not None and not quantized.may_be(checkpoint.path):
+            reader.start([Portion(device=one)])  # before transformers is even imported
         return _made(
             reader, where, device_map, row, class_named=hf_model_class, keywords=keywords,
             trust_remote_code=trust_remote_code, strict=strict,
@@ -167,16 +168,18 @@ def _made(
     main = dtypes.to_torch(row or precision.stored(checkpoint.index) or precision.FALLBACK)
     if where is None:
         where = places.spread(str(device_map), cls, config, main)
-    reader.placed = not is_quantized(config, keywords)
+    reader.placed = not quantized.is_quantized(config, keywords)
     if not reader.started:
         cast = row if reader.placed else None
-        reader.start(_portions(checkpoint, where, cast, cls))
-    if not reader.placed and where.only != "cpu":
-        keywords["device_map"] = dict(where.modules)
+        # Told of devices, the library takes and frees memory there before it asks for a tensor.
+        later = not reader.placed and where.only != "cpu"
+        reader.start(_portions(checkpoint, where, cast, cls), when_asked=later)
+        if later:
+            keywords["device_map"] = dict(where.modules)
     pending = {name: Pending(reader, name, checkpoint.info(name)) for name in checkpoint.names}
     keywords[library.dtype_keyword()] = main
     try:
-        with telemetry.span("make"), explained(path, config):
+        with telemetry.span("make"), quantized.explained(path, config):
             model, told = cls.from_pretrained(
                 None, config=config, state_dict=pending, output_loading_info=True,
                 ignore_mismatched_sizes=True, **keywords,

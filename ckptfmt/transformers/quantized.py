@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ckptfmt.errors import MissingDependencyError
+from ckptfmt.errors import CkptError, MissingDependencyError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+HINT = "ckptfmt.load gives its tensors as they are stored, bit for bit"
+
+
+def may_be(path: str) -> bool:
+    """Whether a folder's configuration names a quantizer, before the library has read it."""
+    try:
+        with open(os.path.join(path, "config.json"), encoding="utf-8") as file:
+            return "quantization_config" in json.dumps(json.load(file))
+    except (OSError, ValueError):  # the library will say so
+        return False
 
 
 def is_quantized(config: Any, keywords: Mapping[str, Any]) -> bool:
@@ -28,16 +41,23 @@ def _method_of(config: Any) -> str:
 
 @contextmanager
 def explained(path: str, config: Any) -> Iterator[None]:
-    """What a quantizer misses is told as such, with what still can be done with the tensors."""
+    """Tell what a quantizer misses, or why it refuses, and what still can be done.
+
+    Raises
+    ------
+    MissingDependencyError
+        A package is not installed.
+    SourceError
+        The library does not take this model on this machine.
+    """
     method = _method_of(config)
     try:
         yield
+    except CkptError:
+        raise
     except (ImportError, ValueError, RuntimeError) as error:
-        # Everything of the engine has been told by the reader; the rest is the library's.
-        if not method or isinstance(error, MissingDependencyError):
+        if not method:
             raise
+        kind = MissingDependencyError if isinstance(error, ImportError) else SourceError
         text = " ".join(str(error).split())
-        raise MissingDependencyError(
-            f"{path}: quantized by {method!r}, for which transformers lacks something: {text}",
-            hint="ckptfmt.load gives its tensors as they are stored, bit for bit",
-        ) from error
+        raise kind(f"{path}: quantized by {method!r}: {text}", hint=HINT) from error

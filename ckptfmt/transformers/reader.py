@@ -82,9 +82,13 @@ class Reader:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def start(self, portions: Sequence[Portion]) -> None:
-        """Begin to read."""
+    def start(self, portions: Sequence[Portion], *, when_asked: bool = False) -> None:
+        """Begin to read, at once or when a tensor is asked for."""
         self._portions = portions
+        if not when_asked:
+            self._begin()
+
+    def _begin(self) -> None:
         context = copy_context()  # spans of the loads are below the caller's
         self._thread = threading.Thread(
             target=context.run, args=(self._run,), name="ckptfmt-model"
@@ -95,7 +99,7 @@ class Reader:
     @property
     def started(self) -> bool:
         """Whether it has begun."""
-        return self._thread is not None
+        return bool(self._portions)
 
     def tensor(self, name: str) -> Any:
         """One tensor, when it is there."""
@@ -124,8 +128,11 @@ class Reader:
             raise self._error
 
     def _wait(self) -> None:
-        if not self.asked:
-            self.asked = time.perf_counter()
+        with self._lock:
+            if not self.asked:
+                self.asked = time.perf_counter()
+                if self._thread is None:
+                    self._begin()
         self._done.wait()
         if self._error is not None:
             raise self._error
@@ -171,6 +178,7 @@ class Reader:
         if self.began and self.asked and error is None:
             ahead = min(self.asked, self.ended) - self.began
             telemetry.log.info(
-                "%s: %.3f s of %.3f s of reading were meanwhile spent on making the model",
-                self.checkpoint.path, ahead, self.ended - self.began,
+                "%s: of %.3f s of reading %.3f s went by while the model was made; %d tensors were "
+                "cast to what it wants",
+                self.checkpoint.path, self.ended - self.began, ahead, self.cast,
             )  # fmt: skip

@@ -50,6 +50,8 @@ def aims_of(record: dict[str, Any]) -> Iterator[Aim]:
         yield from _npu(record["summary"])
     elif kind == "gpu":
         yield from _gpu(record)
+    elif kind == "transformers":
+        yield from _models(record["summary"])
     else:
         yield from _loads(record)
 
@@ -153,6 +155,14 @@ def _gpu(record: dict[str, Any]) -> Iterator[Aim]:
     if "exit" in checks.get("sanitizer", {}):
         yield Aim("a load under compute-sanitizer: its exit status", 0,
                   checks["sanitizer"]["exit"], at_most=True)  # fmt: skip
+
+
+def _models(summary: dict[str, Any]) -> Iterator[Aim]:
+    mine = summary.get("ckptfmt cold", {})
+    rate = mine.get("rate_to", {}).get("from-pretrained")
+    if rate:
+        yield Aim("a model, cold: time ÷ `from_pretrained`", 0.85, 1 / rate, at_most=True)
+        yield Aim("a model, cold: peak memory ÷ model", 1.1, mine["peak_rss_ratio"], at_most=True)
 
 
 def _npu(summary: dict[str, Any]) -> Iterator[Aim]:

@@ -36,6 +36,44 @@ def qwen_3b(scale: float = 1.0) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+#: The configuration of `llama`, but for what `scale` changes.
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 2048,
+    "intermediate_size": 5632, "num_attention_heads": 32, "num_key_value_heads": 4,
+    "torch_dtype": "bfloat16", "tie_word_embeddings": False, "max_position_embeddings": 2048,
+}  # fmt: skip
+
+
+def llama_config(scale: float = 1.0) -> dict[str, object]:
+    """``config.json`` of `llama`."""
+    return {
+        **LLAMA, "vocab_size": max(64, int(32000 * scale)),
+        "num_hidden_layers": max(1, int(20 * scale)),
+    }  # fmt: skip
+
+
+def llama(scale: float = 1.0) -> dict[str, tuple[int, ...]]:
+    """A Llama: 183 bf16 tensors, 2.02 GB; fewer layers and words by `scale`."""
+    config = llama_config(scale)
+    hidden, inner, kv, vocab = 2048, 5632, 256, int(str(config["vocab_size"]))
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden)}
+    for i in range(int(str(config["num_hidden_layers"]))):
+        layer = f"model.layers.{i}"
+        shapes |= {
+            f"{layer}.input_layernorm.weight": (hidden,),
+            f"{layer}.mlp.down_proj.weight": (hidden, inner),
+            f"{layer}.mlp.gate_proj.weight": (inner, hidden),
+            f"{layer}.mlp.up_proj.weight": (inner, hidden),
+            f"{layer}.post_attention_layernorm.weight": (hidden,),
+            f"{layer}.self_attn.k_proj.weight": (kv, hidden),
+            f"{layer}.self_attn.o_proj.weight": (hidden, hidden),
+            f"{layer}.self_attn.q_proj.weight": (hidden, hidden),
+            f"{layer}.self_attn.v_proj.weight": (kv, hidden),
+        }
+    shapes |= {"model.norm.weight": (hidden,), "lm_head.weight": (vocab, hidden)}
+    return shapes
+
+
 def mixture(scale: float = 1.0) -> dict[str, tuple[int, ...]]:
     """A mixture of experts: 2,995 bf16 tensors of 0.75 MB and less, 2.2 GB."""
     hidden, inner, experts = 1024, 366, max(2, int(60 * scale))
@@ -61,7 +99,7 @@ def many_small(scale: float = 1.0) -> dict[str, tuple[int, ...]]:
     return {f"block.{i}.weight": (10, 1024) for i in range(max(8, int(100_000 * scale)))}
 
 
-MODELS = {"qwen3b": qwen_3b, "moe": mixture, "small100k": many_small}
+MODELS = {"qwen3b": qwen_3b, "moe": mixture, "small100k": many_small, "llama": llama}
 
 
 def make(folder: Path, model: str, scale: float = 1.0) -> Path:

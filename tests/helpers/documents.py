@@ -18,6 +18,8 @@ NOT_RUN = "# Not run by the tests of this text: "
 ON_NPU = "# Needs an NPU; the tests of this text simulate one."
 #: How one begins that is run on the fake CUDA.
 ON_GPU = "# Needs a GPU; the tests of this text fake one."
+#: How one begins that is run by the Python that has transformers.
+ON_LIBRARY = "# Needs transformers; the tests of this text have a Python with it."
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -48,6 +50,11 @@ class Block:
     def needs_gpu(self) -> bool:
         """Whether it is for a GPU."""
         return self.text.startswith(ON_GPU)
+
+    @property
+    def needs_library(self) -> bool:
+        """Whether it is for transformers."""
+        return self.text.startswith(ON_LIBRARY)
 
 
 def blocks(document: Path) -> list[Block]:

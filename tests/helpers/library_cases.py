@@ -53,24 +53,28 @@ def run_all(which: str, cases: tuple[Case, ...]) -> tuple[dict[str, str], dict[C
 def _run(
     which: str, cases: Sequence[Case], folder: str
 ) -> tuple[dict[str, str], dict[Case, str]]:
+    asked = json.dumps([[c.function, dict(c.arguments)] for c in cases])
+    done = subprocess.run(
+        [PYTHONS[which][0], "-m", "tests.helpers.library_cases", folder], cwd=ROOT,
+        env=environment_of(which, folder), input=asked, capture_output=True, text=True,
+        timeout=TIMEOUT_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-6000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    return told["versions"], dict(zip(cases, told["outcomes"], strict=True))
+
+
+def environment_of(which: str, folder: str) -> dict[str, str]:
+    """Of a child with transformers, which keeps what it caches in a folder of the test."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
     if which == "npu":
         environment = of_simulator(devices=2, memory="1G")
         paths.append(_packages(PYTHON))
-    environment |= {
+    return environment | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)), "HF_HUB_OFFLINE": "1",
         "HF_HOME": folder,
     }  # fmt: skip
-    asked = json.dumps([[c.function, dict(c.arguments)] for c in cases])
-    done = subprocess.run(
-        [PYTHONS[which][0], "-m", "tests.helpers.library_cases", folder], cwd=ROOT,
-        env=environment, input=asked, capture_output=True, text=True, timeout=TIMEOUT_S,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-6000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    return told["versions"], dict(zip(cases, told["outcomes"], strict=True))
 
 
 def _packages(python: str) -> str:

@@ -39,6 +39,9 @@ CASES = (
     case("refusing.remote_code"),
     *(case("adapting.to_and_fro", form=form) for form in ("lora", "dora", "norm")),
     case("adapting.cast"),
+    *(case("quantizing.like_the_library", method=method)
+      for method in ("fp8", "gptq", "awq", "compressed-tensors")),
+    case("quantizing.fp8_without_a_gpu"),
     case("adapting.refused"),
 )  # fmt: skip
 ON_NPUS = (
@@ -54,7 +57,7 @@ BY_PYTHON = {"five": CASES, "four": CASES, "npu": ON_NPUS}
 ALL = [(which, one) for which, cases in BY_PYTHON.items() for one in cases]
 
 
-@pytest.mark.parametrize(("which", "one"), ALL, ids=lambda part: str(part))
+@pytest.mark.parametrize(("which", "one"), ALL, ids=str)
 def test_case(which: str, one: Case) -> None:
     if PYTHONS[which][1]:
         pytest.skip(PYTHONS[which][1])

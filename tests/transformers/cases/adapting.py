@@ -20,13 +20,13 @@ def logits(model: Any) -> torch.Tensor:
     return model(TOKENS).logits
 
 
-def adapted(*targets: str, seed: int, **named: Any) -> Any:
+def adapted(*targets: str, seed: int, layers: int = 2, **named: Any) -> Any:
     """The first model of all tests, with an adapter of random weights."""
     torch.manual_seed(seed)
     config = peft.LoraConfig(
         r=4, target_modules=list(targets), init_lora_weights=False, task_type="CAUSAL_LM", **named
     )
-    model = peft.get_peft_model(new("llama"), config, "mine").eval()
+    model = peft.get_peft_model(new("llama", num_hidden_layers=layers), config, "mine").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "modules_to_save" in name:

@@ -1,0 +1,29 @@
+"""What samples and documents load: a model, a later state of it, adapters, its tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+import ckptfmt
+from ckptfmt.transformers import save_lora, save_model
+from tests.transformers.cases.adapting import adapted
+from tests.transformers.models import new, stored
+
+
+def write(folder: Path) -> None:
+    """By the names that they have there."""
+    words = {f"w{i}": i for i in range(64)}
+    splitter = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    splitter.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=splitter)
+    model = new("llama", num_hidden_layers=8)
+    stored(folder, model).rename(folder / "Llama-3.2-1B")
+    tokenizer.save_pretrained(folder / "Llama-3.2-1B")
+    ckptfmt.convert(folder / "Llama-3.2-1B", folder / "llama.ckpt")
+    save_model(new("llama", seed=2, num_hidden_layers=8), folder / "later.ckpt")
+    stored(folder, new("bert")).rename(folder / "all-MiniLM-L6-v2")
+    for name, target, seed in (("one", "q_proj", 5), ("two", "v_proj", 6)):
+        save_lora(adapted(target, seed=seed, layers=8), folder / f"{name}.lora", "mine")
