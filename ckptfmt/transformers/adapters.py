@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptfmt import dtypes
-from ckptfmt.checkpoint import open_checkpoint
 from ckptfmt.errors import LoadMismatchError, MissingDependencyError, OptionError
 from ckptfmt.fill import listed
+from ckptfmt.opening import open_checkpoint
 from ckptfmt.saving import save_lora
 from ckptfmt.transformers import places, precision, storage
 

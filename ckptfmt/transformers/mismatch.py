@@ -47,7 +47,7 @@ def check(
     missing = sorted(told["missing_keys"])
     if strict:
         unexpected = sorted(told["unexpected_keys"])
-        if not unexpected and not wrong and getattr(model, "hf_quantizer", None) is None:
+        if not unexpected and not wrong:
             unexpected = sorted(set(left) - set(library.ignored(model, iter(left))))
         problems += listed("missing in the checkpoint", missing)
         problems += listed("not in the model", unexpected)

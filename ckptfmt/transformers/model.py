@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptfmt import dtypes, saving, telemetry
-from ckptfmt.checkpoint import open_checkpoint
 from ckptfmt.errors import OptionError, SourceError
+from ckptfmt.opening import open_checkpoint
 from ckptfmt.transformers import library, mismatch, places, precision, quantized, storage
 from ckptfmt.transformers.pending import Pending
 from ckptfmt.transformers.reader import Portion, Reader
@@ -190,7 +190,8 @@ def _made(
     reader.remember()
     _tie_to_the_stored(model, checkpoint)
     shapes = {name: one.shape for name, one in pending.items()}
-    mismatch.check(path, model, told, shapes, reader.left, strict=strict)
+    left = reader.left if reader.placed else ()  # quantizers may take what they need by themselves
+    mismatch.check(path, model, told, shapes, left, strict=strict)
     model.name_or_path = model.config.name_or_path = path
     if not own_generation and model.can_generate():
         model.generation_config = library.generation_config(path)

@@ -38,6 +38,7 @@ class Pending:
         self.reader = reader
         self.name = name
         self.dtype = to_torch(row)
+        self._stored = row.name
         self._shape = import_torch().Size(shape)
 
     @property
@@ -53,9 +54,9 @@ class Pending:
         """The same, as of a slice."""
         return list(self._shape)
 
-    def get_dtype(self) -> Any:
-        """The dtype it is stored in."""
-        return self.dtype
+    def get_dtype(self) -> str:
+        """The dtype it is stored in, as safetensors calls it."""
+        return self._stored
 
     def is_floating_point(self) -> bool:
         """Whether it holds floating numbers."""
