@@ -73,7 +73,7 @@ def environment_of(which: str, folder: str) -> dict[str, str]:
         paths.append(_packages(PYTHON))
     return environment | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)), "HF_HUB_OFFLINE": "1",
-        "HF_HOME": folder,
+        "HF_HOME": folder, "OMP_NUM_THREADS": "1",  # of tiny models more are only slower
     }  # fmt: skip
 
 
