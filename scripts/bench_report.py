@@ -277,6 +277,7 @@ def main() -> None:
                 svg.write_text(plot(record, state))
                 text += [f"![rates]({svg.relative_to(given.docs)})", ""]
                 short += readme_rows(record, state)
+    given.docs.mkdir(parents=True, exist_ok=True)
     (given.docs / "benchmarks.md").write_text("\n".join(text))
     if given.readme.exists() and short:
         table = [

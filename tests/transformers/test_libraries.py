@@ -19,6 +19,7 @@ CASES = (
     case("answering.cast", kind="mixtral", stored_as="fp32", wanted="fp16"),
     case("answering.as_stored"),
     case("answering.kept_in_fp32"),
+    case("answering.of_plain_safetensors"),
     case("answering.the_tokenizer_travels"),
     case("answering.generation_config"),
     case("answering.keywords"),

@@ -18,10 +18,10 @@ def write(folder: Path) -> None:
     words = {f"w{i}": i for i in range(64)}
     splitter = Tokenizer(models.WordLevel(words, unk_token="w0"))
     splitter.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=splitter)
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=splitter, unk_token="w0")
     model = new("llama", num_hidden_layers=8)
     save_model(model, folder / "llama.ckpt", tokenizer=tokenizer)
-    qwen = stored(folder, new("qwen2", num_hidden_layers=8))
+    qwen = stored(folder, model)  # whose kind takes this tokenizer for its own
     tokenizer.save_pretrained(qwen)
     ckptfmt.convert(qwen, folder / "model.ckpt")
     qwen.rename(folder / "Qwen2.5-3B-Instruct")
