@@ -7,9 +7,15 @@ ckptfmt, and nothing here needs vLLM before it is called.
 from __future__ import annotations
 
 import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from ckptfmt.doctor.versions import VLLM_REGISTERS
 
+if TYPE_CHECKING:
+    from ckptfmt.vllm.worker_extension import WorkerExtension, save_rank_state
+
+__all__ = ["WorkerExtension", "register", "save_rank_state"]
 LOAD_FORMAT = "ckptfmt"
 #: Below vLLM's own logger, whose handler shows it among vLLM's lines.
 log = logging.getLogger("vllm.ckptfmt")
@@ -52,3 +58,11 @@ def _register() -> None:
 
 
 _registered: dict[object, type] = {}
+#: What a person calls, and where it is.
+_HOMES = {"WorkerExtension": "worker_extension", "save_rank_state": "worker_extension"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -12,6 +12,8 @@ from ckptfmt.errors import LoadMismatchError, OptionError
 from ckptfmt.opening import open_checkpoint
 from ckptfmt.placement import normalize
 from ckptfmt.vllm.by_name import ByName
+from ckptfmt.vllm.rank_state import RankState, is_rank_state
+from ckptfmt.vllm.rank_state_saving import refuse_saving, save_state
 from ckptfmt.vllm.report import log
 from ckptfmt.vllm.settings import Settings
 
@@ -58,29 +60,55 @@ class CkptfmtLoader(BaseModelLoader):  # type: ignore[misc]  # vLLM is not there
 
     def download_model(self, model_config: Any) -> None:
         """Open what would be loaded, and check it: there is nothing to download."""
-        open_checkpoint(self.settings.path or str(model_config.model)).close()
+        path = self.settings.rank_state or self.settings.path or str(model_config.model)
+        if not is_rank_state(path):
+            open_checkpoint(path).close()
 
     def load_weights(self, model: torch.nn.Module, model_config: Any) -> None:
-        """Fill a model.
+        """Fill a model: by rank where a rank state is meant and fits, else by name.
 
         Raises
         ------
         LoadMismatchError
-            Parameters are left that nothing was loaded into; they are listed.
+            Parameters are left that nothing was loaded into; they are listed. Or a rank state does
+            not fit, and there are no full weights.
         """
+        saving = None if _is_draft(model_config) else self.settings.saving
+        if saving is not None:
+            refuse_saving(**saving)
+        state = self._rank_state(model_config, model)
+        if state is None or not state.load(model, model_config):
+            path = state.full if state is not None else self._path(model_config, model)
+            self._load_by_name(model, model_config, str(path))
+        if saving is not None:
+            save_state(model, model_config, **saving)
+
+    def _load_by_name(self, model: torch.nn.Module, model_config: Any, path: str) -> None:
         loaded = model.load_weights(self.get_all_weights(model_config, model))
         # What a quantization makes of its parameters is its own affair, as to vLLM's own loader.
         if loaded is not None and model_config.quantization is None:
-            _check_all_are_loaded(model, set(loaded), _sources[model].used)
+            _check_all_are_loaded(model, set(loaded), path)
 
     def get_all_weights(
         self, model_config: Any, model: torch.nn.Module
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Names and tensors, being read while the model takes them. For reloading, too."""
-        path = self._path(model_config, model)
         # Looked at now: a model that is reloaded has no memory by the time it asks for the first.
         device = _device(model)
-        return iter(ByName(path, model, self.settings, device, *_ranks()))
+        state = self._rank_state(model_config, model)
+        if state is not None and state.full is None:
+            return state.reload(model, model_config, device)
+        path = state.full if state is not None else self._path(model_config, model)
+        return iter(ByName(str(path), model, self.settings, device, *_ranks()))
+
+    def _rank_state(self, model_config: Any, model: torch.nn.Module) -> RankState | None:
+        """The rank state that is to be loaded, if it is one; beside it, what else there is."""
+        used, name = self._path(model_config, model), str(model_config.model)
+        if used == self.settings.path and is_rank_state(name):
+            used = name
+        elif used != self.settings.rank_state and not is_rank_state(used):
+            return None
+        return RankState.beside(used, [self.settings.path, name], self.settings)
 
     def _path(self, model_config: Any, model: torch.nn.Module) -> str:
         """The checkpoint: what was set last, or the folder that vLLM calls the model.
@@ -88,7 +116,7 @@ class CkptfmtLoader(BaseModelLoader):  # type: ignore[misc]  # vLLM is not there
         The setting is one for target and draft model; it is meant for the target. And vLLM says
         ``reload_weights(weights_path=…)`` by giving the model that name.
         """
-        setting, name = self.settings.path, str(model_config.model)
+        setting, name = self.settings.rank_state or self.settings.path, str(model_config.model)
         before = _sources.get(model)
         if before is None:
             used = name if setting is None or _is_another_model(name) else setting
@@ -100,6 +128,12 @@ class CkptfmtLoader(BaseModelLoader):  # type: ignore[misc]  # vLLM is not there
             used = before.used
         _sources[model] = _Source(setting, name, used)
         return used
+
+
+def follow(model: torch.nn.Module, other: torch.nn.Module) -> None:
+    """Let a model be loaded from where another one's weights have come from."""
+    if other in _sources:
+        _sources[model] = _sources[other]
 
 
 def _check_all_are_loaded(model: torch.nn.Module, loaded: set[str], path: str) -> None:
@@ -123,6 +157,11 @@ def _check_all_are_loaded(model: torch.nn.Module, loaded: set[str], path: str) -
             "ckptfmt: %s has nothing for these parameters, which vLLM's own loader does not ask "
             "for either: %s", path, ", ".join(sorted(missing)),
         )  # fmt: skip
+
+
+def _is_draft(model_config: Any) -> bool:
+    is_said = getattr(model_config, "runner_type", None) == "draft"
+    return is_said or _is_another_model(str(model_config.model))
 
 
 def _is_another_model(name: str) -> bool:

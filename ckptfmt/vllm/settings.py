@@ -28,11 +28,28 @@ class Settings:
         (``"1GB"``) where it is given as text.
     verify : bool or None
         Compare every byte read with its checksum. On if not given, where there are checksums.
+    rank_state : str or None
+        A checkpoint that `save_rank_state` has written: each rank reads its own tensors of it. If
+        it does not fit, `path`, or what vLLM has as ``model``, is loaded by name.
+    save_rank_state : str, dict or None
+        A folder to be made: what each rank has loaded. Or a dict with it as ``path``, and options
+        of ``ckptfmt.save_dict``: ``force``, ``workers``, ``alignment``, ``partition_size``.
     """
 
     path: str | None = None
     max_nbytes: int = STREAM_NBYTES
     verify: bool | None = None
+    rank_state: str | None = None
+    save_rank_state: str | dict[str, Any] | None = None
+
+    @property
+    def saving(self) -> dict[str, Any] | None:
+        """`save_rank_state` as arguments: ``target``, and options."""
+        given = self.save_rank_state
+        if given is None:
+            return None
+        options = {"path": given} if isinstance(given, str) else dict(given)
+        return {"target": options.pop("path"), **options}
 
     @classmethod
     def given(cls, extra: Any) -> Settings:
@@ -62,10 +79,19 @@ class Settings:
         return cls(**found)
 
 
+def _is_folder(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value != "")
+
+
 #: What each key takes, and what an error calls it.
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "path": (lambda v: v is None or (isinstance(v, str) and v != ""), "the name of a folder"),
+    "path": (_is_folder, "the name of a folder"),
     # A bool is an int to Python, and no number of bytes.
     "max_nbytes": (lambda v: type(v) is int and v > 0, "bytes, more than 0"),
     "verify": (lambda v: v is None or isinstance(v, bool), "true or false"),
+    "rank_state": (_is_folder, "the name of a folder"),
+    "save_rank_state": (
+        lambda v: _is_folder(v.get("path") or 0 if isinstance(v, dict) else v),
+        "the name of a folder, or a dict with it as 'path'",
+    ),
 }

@@ -48,7 +48,9 @@ ORDER = """
     doctor.ascend doctor.attempt doctor.attempt_child doctor.case
     doctor.machine doctor.memory doctor.python doctor.torch doctor.cann doctor.driver doctor.cuda
     doctor.vllm doctor.probe doctor.examination
-    vllm.settings vllm.partial vllm.shares vllm.report vllm.by_name vllm.loader vllm
+    vllm.settings vllm.partial vllm.shares vllm.report vllm.by_name
+    vllm.rank_state_layout vllm.rank_group vllm.rank_state_reload vllm.rank_state
+    vllm.rank_state_saving vllm.loader vllm.worker_extension vllm
     cli_batch cli_bench cli_devices cli_doctor cli __main__
 """.split()  # noqa: SIM905 - a list of words, read as the layers it shows
 POSITION = {f"ckptfmt.{name}": i for i, name in enumerate(ORDER)}
@@ -63,7 +65,7 @@ PURE = [
     "bench.page_style", "bench.page_timeline", "bench.page_words", "bench.page_bars",
     "bench.page_tracks", "bench.page_tables", "bench.page",
     "cann_files", "doctor.versions", "doctor.numbers", "doctor.smi",
-    "hub_address", "budget", "manifest",
+    "hub_address", "budget", "manifest", "vllm.rank_state_layout",
 ]  # fmt: skip
 #: Modules of the standard library that reach outside the process.
 OUTSIDE = {
@@ -82,7 +84,10 @@ PLACES = {
     "peft": {"saving", "transformers.adapters"},
     "accelerate": {"transformers.library"},
     "torch": {"dtypes", "sources.dcp", "transformers.library", "vllm.partial"},
-    "vllm": {"vllm", "vllm.shares", "vllm.loader"},
+    "vllm": {
+        "vllm", "vllm.shares", "vllm.loader", "vllm.rank_group", "vllm.rank_state_reload",
+        "vllm.worker_extension",
+    },
     "gguf": {"sources.gguf"},
     "torch_npu": {"npu"},
     "safetensors": {"sources.safetensors_header", "bench.contenders"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -25,7 +26,17 @@ def test_unknown_keys_are_a_value_error_that_lists_the_known() -> None:
     with pytest.raises(ValueError, match="model_loader_extra_config has 'pth', 'threads'") as found:
         Settings.given({"pth": "x", "path": "y", "threads": 4})
     assert isinstance(found.value, OptionError)
-    assert str(found.value).endswith("expected only 'path', 'max_nbytes', 'verify'")
+    assert str(found.value).endswith(
+        "expected only 'path', 'max_nbytes', 'verify', 'rank_state', 'save_rank_state'"
+    )
+
+
+def test_what_is_to_be_saved_is_a_folder_or_a_dict_with_options() -> None:
+    assert Settings.given({}).saving is None
+    assert Settings.given({"save_rank_state": "state"}).saving == {"target": "state"}
+    given = {"save_rank_state": {"path": "state", "force": True, "workers": 2}}
+    assert Settings.given(given).saving == {"target": "state", "force": True, "workers": 2}
+    assert given == {"save_rank_state": {"path": "state", "force": True, "workers": 2}}
 
 
 @pytest.mark.parametrize(
@@ -40,9 +51,13 @@ def test_unknown_keys_are_a_value_error_that_lists_the_known() -> None:
         ({"max_nbytes": 0}, "max_nbytes is 0, expected bytes, more than 0"),
         ({"max_nbytes": True}, "max_nbytes is True, expected bytes, more than 0"),
         ({"max_nbytes": 1.5}, "max_nbytes is 1.5, expected bytes, more than 0"),
+        ({"rank_state": ["x"]}, "rank_state is ['x'], expected the name of a folder"),
+        ({"save_rank_state": ""}, "save_rank_state is '', expected the name of a folder, or a"),
+        ({"save_rank_state": {"force": True}}, "expected the name of a folder, or a dict with it"),
+        ({"save_rank_state": {"path": None}}, "expected the name of a folder, or a dict with it"),
         ({"max_nbytes": "much"}, "'much' is not a byte count"),
     ],
 )
 def test_values_that_are_none_are_refused(extra: Any, message: str) -> None:
-    with pytest.raises(OptionError, match=message.replace(".", r"\.")):
+    with pytest.raises(OptionError, match=re.escape(message)):
         Settings.given(extra)

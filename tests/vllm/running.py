@@ -53,7 +53,9 @@ def run(jobs: list[Job], cache: Path, **env: str) -> tuple[list[dict[str, Any]],
         env=environment(cache, **env), capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-3000:]
-    found: list[dict[str, Any]] = json.loads(child.stdout.splitlines()[-1])
+    # Processes that end may log after it.
+    told = [line for line in child.stdout.splitlines() if line.startswith("[{")]
+    found: list[dict[str, Any]] = json.loads(told[-1])
     return found, child.stdout + child.stderr
 
 
