@@ -10,7 +10,7 @@ ROOT="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
 TORCH="${CKPTFMT_TORCH:-torch==2.13.0}"
 TORCH_NPU="${CKPTFMT_TORCH_NPU:-torch-npu==2.13.0}"
 # In an environment of their own, for the slow tests: a Ray cluster, LoRA adapters of real models.
-FLEET="ray==2.60.0 peft==0.21.2 transformers==5.24.0 compressed-tensors==0.20.0"
+FLEET="ray==2.60.0 peft==0.21.2 transformers==5.24.0 compressed-tensors==0.20.0;python_version>='3.11'"
 # And in one more, the last transformers before 5, with the client of the hub that it wants.
 FOUR="transformers==4.57.6 peft==0.21.2 accelerate==1.15.0"
 

@@ -60,6 +60,16 @@ def check(
         )
 
 
+def raise_if_told(path: str, error: BaseException) -> None:
+    """Raise what newer versions of the library say of tensors that cannot be joined, as such."""
+    text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and "conversion of the weights" in text:
+        raise LoadMismatchError(
+            f"{path}: its tensors cannot become the model's: {text}",
+            hint="the log of transformers, above, has a table of them",
+        ) from error
+
+
 def _difference(told: Any, model: Any, shapes: Mapping[str, Any]) -> str:
     """Older versions of the library tell names alone, newer ones the shapes, too."""
     if not isinstance(told, str):

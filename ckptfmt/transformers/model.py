@@ -184,8 +184,9 @@ def _made(
                 None, config=config, state_dict=pending, output_loading_info=True,
                 ignore_mismatched_sizes=True, **keywords,
             )  # fmt: skip
-    except BaseException:
+    except BaseException as error:
         reader.raise_its_error()
+        mismatch.raise_if_told(path, error)
         raise
     reader.remember()
     _tie_to_the_stored(model, checkpoint)

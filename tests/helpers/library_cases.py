@@ -28,6 +28,8 @@ PYTHONS = {
 }  # fmt: skip
 #: What the child says of where it ran.
 TOLD = ("transformers", "torch", "peft", "accelerate")
+#: Versions that ran, by Python: the summary of the tests has them.
+RAN: dict[str, dict[str, str]] = {}
 
 
 @cache
@@ -61,6 +63,7 @@ def _run(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-6000:]
     told = json.loads(done.stdout.splitlines()[-1])
+    RAN[which] = told["versions"]
     return told["versions"], dict(zip(cases, told["outcomes"], strict=True))
 
 

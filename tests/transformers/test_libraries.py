@@ -32,6 +32,8 @@ CASES = (
     case("making.statistics"),
     case("making.nothing_is_left"),
     case("refusing.missing_unexpected_and_wrong"),
+    case("refusing.experts"),
+    case("refusing.old_names"),
     case("refusing.heads"),
     case("refusing.ignored_names"),
     case("refusing.damage"),
@@ -71,5 +73,4 @@ def test_versions(which: str, major: int) -> None:
     if PYTHONS[which][1]:
         pytest.skip(PYTHONS[which][1])
     versions, _ = run_all(which, BY_PYTHON[which])
-    print(f"{which}: {versions}")
     assert Version(versions["transformers"]).major == major

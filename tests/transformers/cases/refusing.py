@@ -50,6 +50,36 @@ def missing_unexpected_and_wrong(folder: Path) -> None:
     ), error
 
 
+def experts(folder: Path) -> None:
+    """One that cannot be joined with the others, or misses."""
+    model = new("mixtral")
+    save_model(model, folder / "m.ckpt")
+    state = ckptfmt.load(folder / "m.ckpt")
+    (name,) = [n for n in state if n.endswith("layers.1.block_sparse_moe.experts.2.w2.weight")]
+    ckptfmt.save_dict({**state, name: torch.ones(3, 5)}, folder / "a.ckpt")
+    model.config.save_pretrained(folder / "a.ckpt")
+    error = raised(ckptfmt.LoadMismatchError, load_model, folder / "a.ckpt")
+    assert "cannot become the model's" in str(error) or f"{name}: [3, 5] here" in str(error), error
+    del state[name]
+    ckptfmt.save_dict(state, folder / "b.ckpt")
+    model.config.save_pretrained(folder / "b.ckpt")
+    raised(ckptfmt.LoadMismatchError, load_model, folder / "b.ckpt")
+
+
+def old_names(folder: Path) -> None:
+    """Norms of BERT as they were once called, and as the library calls them."""
+    model = new("bert")
+    state = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("Norm.bias", "Norm.beta"): t
+        for name, t in model.state_dict().items()
+    }
+    assert any(name.endswith("LayerNorm.beta") for name in state)
+    ckptfmt.save_dict(state, folder / "m.ckpt")
+    model.config.save_pretrained(folder / "m.ckpt")
+    found = load_model(folder / "m.ckpt", hf_model_class="AutoModel")
+    assert torch.equal(answers(found), answers(model))
+
+
 def heads(folder: Path) -> None:
     """A model below another head: its prefix comes and goes, the head is missed or left."""
     source = stored(folder, new("bert"))
