@@ -8,6 +8,10 @@ from typing import Any
 import torch
 import transformers
 
+from ckptfmt.transformers import library
+
+#: What this version calls the dtype.
+DTYPE = library.dtype_keyword()
 #: Spread of the weights.
 WIDE = 0.3
 _SIZES = {

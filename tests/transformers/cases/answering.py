@@ -12,7 +12,16 @@ from safetensors import safe_open
 
 import ckptfmt
 from ckptfmt.transformers import from_pretrained, load_model, save_model
-from tests.transformers.models import DTYPES, answers, auto_class, new, same_weights, stored, ties
+from tests.transformers.models import (
+    DTYPE,
+    DTYPES,
+    answers,
+    auto_class,
+    new,
+    same_weights,
+    stored,
+    ties,
+)
 
 
 def like_the_library(folder: Path, kind: str, dtype: str, form: str) -> None:
@@ -25,7 +34,7 @@ def like_the_library(folder: Path, kind: str, dtype: str, form: str) -> None:
     else:
         save_model(model, target)
         assert set(ckptfmt.open(target).names) == published(source, model)
-    theirs = getattr(transformers, auto_class(kind)).from_pretrained(source, dtype="auto")
+    theirs = getattr(transformers, auto_class(kind)).from_pretrained(source, **{DTYPE: "auto"})
     ours = load_model(target, hf_model_class=auto_class(kind))
     assert type(ours) is type(theirs)
     same_weights(ours, theirs)
@@ -53,7 +62,8 @@ def cast(folder: Path, kind: str, stored_as: str, wanted: str) -> None:
     """A cast gives what the library's gives."""
     source = stored(folder, new(kind, stored_as))
     ckptfmt.convert(source, folder / "m.ckpt")
-    theirs = getattr(transformers, auto_class(kind)).from_pretrained(source, dtype=DTYPES[wanted])
+    loader = getattr(transformers, auto_class(kind))
+    theirs = loader.from_pretrained(source, **{DTYPE: DTYPES[wanted]})
     ours = load_model(
         folder / "m.ckpt", torch_dtype=DTYPES[wanted], hf_model_class=auto_class(kind)
     )
@@ -64,7 +74,7 @@ def cast(folder: Path, kind: str, stored_as: str, wanted: str) -> None:
 def as_stored(folder: Path) -> None:
     """What the configuration says of the dtype is not what decides."""
     ckptfmt.convert(stored(folder, new("llama", "bf16")), folder / "m.ckpt", dtype="fp16")
-    assert json.loads((folder / "m.ckpt" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert '"bfloat16"' in (folder / "m.ckpt" / "config.json").read_text()
     model = load_model(folder / "m.ckpt")
     assert {p.dtype for p in model.parameters()} == {torch.float16}
     assert model.config.dtype == torch.float16
@@ -78,7 +88,7 @@ def kept_in_fp32(folder: Path) -> None:
     assert kind._keep_in_fp32_modules == ["wo"]
     source = stored(folder, new("t5", "fp32"))
     ckptfmt.convert(source, folder / "m.ckpt")
-    theirs = kind.from_pretrained(source, dtype=torch.float16)
+    theirs = kind.from_pretrained(source, **{DTYPE: torch.float16})
     ours = load_model(folder / "m.ckpt", torch_dtype="fp16", hf_model_class=kind)
     same_weights(ours, theirs)
     assert {p.dtype for n, p in ours.named_parameters() if ".wo." in n} == {torch.float32}
@@ -90,7 +100,7 @@ def of_plain_safetensors(folder: Path) -> None:
     model = new("llama", "bf16")
     source = stored(folder, model)
     ours = load_model(source)
-    same_weights(ours, transformers.AutoModelForCausalLM.from_pretrained(source, dtype="auto"))
+    same_weights(ours, transformers.AutoModelForCausalLM.from_pretrained(source, **{DTYPE: "auto"}))
     assert torch.equal(answers(ours), answers(model))
 
 

@@ -15,7 +15,7 @@ import ckptfmt
 from ckptfmt.transformers import load_model
 from tests.helpers.models import equal_bits
 from tests.transformers.cases.refusing import raised
-from tests.transformers.models import answers, new, same_weights
+from tests.transformers.models import DTYPE, answers, new, same_weights
 
 CONFIGS = {
     "fp8": {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [16, 16]},
@@ -81,7 +81,7 @@ def like_the_library(folder: Path, method: str) -> None:
     """What the library makes of a folder is what it makes of its tensors here; or what it says."""
     source = written(folder, method)
     try:
-        theirs = transformers.LlamaForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+        theirs = transformers.LlamaForCausalLM.from_pretrained(source, **{DTYPE: torch.bfloat16})
     except (ImportError, RuntimeError) as error:
         kind = (
             ckptfmt.MissingDependencyError
