@@ -124,6 +124,15 @@ def test_configs_go_along(tmp_path: Path) -> None:
     assert ckptfmt.save_model(net, tmp_path / "net.ckpt", force=True).sidecars == []
 
 
+def test_what_goes_beside_a_dict(tmp_path: Path) -> None:
+    beside = [Config("config.json", hidden=16), Config("tokenizer.json", words=3)]
+    report = ckptfmt.save_dict({"a": torch.ones(1)}, tmp_path / "d.ckpt", beside=beside)
+    assert report.sidecars == ["config.json", "tokenizer.json"]
+    with pytest.raises(ckptfmt.SourceError, match="a set cannot be saved: "):
+        ckptfmt.save_dict({"a": torch.ones(1)}, tmp_path / "e.ckpt", beside=[{1}])
+    assert not (tmp_path / "e.ckpt").exists()
+
+
 def test_a_config_that_cannot_be_saved_is_told_before_anything_is_written(tmp_path: Path) -> None:
     net: Any = Net()
     net.config = Config("config.json", odd={1, 2})
