@@ -14,6 +14,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from tests.helpers import cuda_fake
 from tests.helpers.fleet_python import FOUR_MISSING, FOUR_PYTHON, MISSING, PYTHON, ROOT
 from tests.helpers.npu_cases import Case
 from tests.helpers.simulator import environment as of_simulator
@@ -25,6 +26,7 @@ TIMEOUT_S = 300
 PYTHONS = {
     "five": (PYTHON, MISSING), "four": (FOUR_PYTHON, FOUR_MISSING),
     "npu": (NPU_PYTHON, MISSING or NPU_MISSING),  # with the packages of "five"
+    "cuda": (PYTHON, MISSING),  # and a fake CUDA
 }  # fmt: skip
 #: What the child says of where it ran.
 TOLD = ("transformers", "torch", "peft", "accelerate")
@@ -39,7 +41,7 @@ def run_all(which: str, cases: tuple[Case, ...]) -> tuple[dict[str, str], dict[C
     Parameters
     ----------
     which : str
-        ``five``, ``four`` or ``npu``.
+        ``five``, ``four``, ``npu`` or ``cuda``.
 
     Returns
     -------
@@ -74,6 +76,9 @@ def environment_of(which: str, folder: str) -> dict[str, str]:
     if which == "npu":
         environment = of_simulator(devices=2, memory="1G")
         paths.append(_packages(PYTHON))
+    if which == "cuda":
+        environment = cuda_fake.environment(devices=2, memory="1G")
+        environment |= {"CASES_KIND": "cuda", "SIMULATOR_LIBRARY": cuda_fake.NAME}
     return environment | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)), "HF_HUB_OFFLINE": "1",
         "HF_HOME": folder, "OMP_NUM_THREADS": "1",  # of tiny models more are only slower
@@ -100,6 +105,8 @@ def _attempt(function: str, arguments: Mapping[str, object], folder: Path) -> st
 def main() -> None:
     """Run the cases that stdin has; the last line of stdout tells of them."""
     folder = Path(sys.argv[1])
+    if os.environ.get("CASES_KIND") == "cuda":
+        cuda_fake.pretend()
     outcomes = [
         _attempt(function, arguments, folder / str(number))
         for number, (function, arguments) in enumerate(json.load(sys.stdin))

@@ -56,7 +56,11 @@ ON_NPUS = (
     case("placing.spread"),
     case("placing.adapters"),
 )
-BY_PYTHON = {"five": CASES, "four": CASES, "npu": ON_NPUS}
+ON_GPUS = tuple(
+    case("placing.to_one", kind=kind, device_map=device)
+    for kind, device in (("llama", "cuda:1"), ("qwen2", "cuda"), ("bert", 0))
+)
+BY_PYTHON = {"five": CASES, "four": CASES, "npu": ON_NPUS, "cuda": ON_GPUS}
 ALL = [(which, one) for which, cases in BY_PYTHON.items() for one in cases]
 
 
