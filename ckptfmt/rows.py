@@ -108,7 +108,12 @@ def _check(entry: TensorEntry, name: str, wanted: tuple[int, int]) -> None:
     row = DTYPES[entry.dtype]
     if not entry.shape:
         raise OptionError(f"rows of {name!r}: it is one element, with no dimension to cut")
-    start, stop = map(index_of, wanted)
+    try:
+        start, stop = map(index_of, wanted)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"rows of {name!r}: {wanted!r}, expected two numbers, as (0, {entry.shape[0]})"
+        ) from error
     if not 0 <= start <= stop <= entry.shape[0]:
         raise OptionError(f"rows of {name!r}: {start}..{stop}, it has rows 0..{entry.shape[0]}")
     if prod(entry.shape[1:]) * row.bits % 8 or (row.pack > 1 and len(entry.shape) == 1):

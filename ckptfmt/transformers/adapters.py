@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from ckptfmt import dtypes
-from ckptfmt.errors import LoadMismatchError, MissingDependencyError, OptionError
+from ckptfmt.errors import (
+    LoadMismatchError,
+    MissingDependencyError,
+    OptionError,
+    SourceError,
+)
 from ckptfmt.fill import listed
 from ckptfmt.opening import open_checkpoint
 from ckptfmt.saving import save_lora
@@ -54,8 +60,10 @@ def load_lora(
         peft cannot be imported.
     OptionError
         There is an adapter of this name.
+    SourceError
+        There is no ``adapter_config.json``, or PEFT does not read it.
     LoadMismatchError
-        The adapter is not of this model; the names are listed.
+        The adapter is not of this model; the names are listed. The model is what it was.
     """
     try:
         import peft  # noqa: PLC0415
@@ -68,33 +76,54 @@ def load_lora(
         raise OptionError(f"the model has an adapter {adapter_name!r} already")
     row = precision.wanted(torch_dtype)
     where = None if device_map == "auto" else places.given(device_map)
-    config = peft.PeftConfig.from_pretrained(path)
-    with open_checkpoint(path) as checkpoint:
-        if isinstance(model, peft.PeftModel):
-            model.add_adapter(adapter_name, config, low_cpu_mem_usage=True)
-        else:
-            model = peft.get_peft_model(
-                model, config, adapter_name=adapter_name, low_cpu_mem_usage=True
-            )
+    with open_checkpoint(path) as checkpoint, ExitStack() as undo:
+        try:
+            config = peft.PeftConfig.from_pretrained(path)
+        except ValueError as error:
+            raise SourceError(
+                f"{path}: no adapter: {error}", hint="save_lora, and a conversion, store it beside"
+            ) from error
+        try:
+            model = _with_adapter(model, adapter_name, config, undo)
+        except ValueError as error:
+            raise LoadMismatchError(f"{path}: not an adapter of this model: {error}") from error
         devices = _devices(model, checkpoint.names, where)
         tensors: dict[str, Any] = {}
         for device in dict.fromkeys(devices.values()):
             mine = [name for name, one in devices.items() if one == device]
             tensors |= checkpoint.load(mine, device=device, dtype=dtypes.cast_name(row))
-    told = peft.set_peft_model_state_dict(
-        model, tensors, adapter_name=adapter_name, low_cpu_mem_usage=True
-    )
-    missing = [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.is_meta and f".{adapter_name}" in name
-    ]
-    problems = listed("not in the model", sorted(told.unexpected_keys or ()))
-    problems += listed("missing in the checkpoint", missing)
-    if problems:
-        raise LoadMismatchError(f"{path}: not an adapter of this model: {'; '.join(problems)}")
+        try:
+            told = peft.set_peft_model_state_dict(
+                model, tensors, adapter_name=adapter_name, low_cpu_mem_usage=True
+            )
+        except RuntimeError as error:  # shapes
+            raise LoadMismatchError(f"{path}: not an adapter of this model: {error}") from error
+        missing = [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.is_meta and f".{adapter_name}" in name
+        ]
+        problems = listed("not in the model", sorted(told.unexpected_keys or ()))
+        problems += listed("missing in the checkpoint", missing)
+        if problems:
+            raise LoadMismatchError(f"{path}: not an adapter of this model: {'; '.join(problems)}")
+        undo.pop_all()
     model.set_adapter(adapter_name)
     return model.eval()
+
+
+def _with_adapter(model: Any, name: str, config: Any, undo: ExitStack) -> Any:
+    """The model with an adapter that has no values yet, and how it is taken off again."""
+    import peft  # noqa: PLC0415
+
+    if isinstance(model, peft.PeftModel):
+        model.add_adapter(name, config, low_cpu_mem_usage=True)
+        undo.callback(model.delete_adapter, name)
+        return model
+    made = peft.get_peft_model(model, config, adapter_name=name, low_cpu_mem_usage=True)
+    if hasattr(made.base_model, "unload"):  # else it stands beside the model, not in it
+        undo.callback(made.base_model.unload)
+    return made
 
 
 def _devices(model: Any, names: Any, where: places.Places | None) -> dict[str, str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
@@ -20,6 +22,11 @@ OLDEST = Version("4.55")
 NEW_DTYPE = Version("4.56")
 #: Old checkpoints have these where newer models compute them.
 COMPUTED = (r"rotary_emb\.inv_freq", r"(^|\.)position_ids$")
+
+
+#: Held while the library makes a model: meanwhile it changes torch's default dtype, and functions
+#: of torch and its own, for all threads.
+MAKING = threading.RLock()
 
 
 def import_transformers() -> Any:
@@ -104,6 +111,11 @@ def config_of(
     if isinstance(given, library.PretrainedConfig):
         return given, keywords
     source = path if given is None else given
+    if given is None and not os.path.isfile(os.path.join(path, "config.json")):
+        raise SourceError(
+            f"{path}: no config.json in it, which tells what the model is",
+            hint="name the folder that has one, or give the model's: config=…",
+        )
     own = None if chooses(wanted) else wanted.config_class
     extra = {"trust_remote_code": trust_remote_code} if own is None else {}
     # What it must not take for its own.
@@ -130,7 +142,7 @@ def resolve(wanted: Any, config: Any, path: str, *, trust_remote_code: bool) -> 
         if own_code and (trust_remote_code or type(config) not in mapping):
             import torch  # noqa: PLC0415
 
-            with torch.device("meta"):  # the library finds, asks about and imports the code
+            with MAKING, torch.device("meta"):  # the library finds, asks about and imports the code
                 made = wanted.from_config(config, trust_remote_code=trust_remote_code)
             return type(made), config
     except (OSError, ValueError) as error:
@@ -182,13 +194,17 @@ def published_state(model: Any) -> dict[str, Any]:
     return found
 
 
-def generation_config(path: str) -> Any:
+def generation_config(path: str, config: Any) -> Any:
     """A folder's, as the library finds it: a file of its own, else in the configuration."""
     kind = import_transformers().GenerationConfig
-    try:
-        return kind.from_pretrained(path)
-    except OSError:
+    if os.path.exists(os.path.join(path, "generation_config.json")):
+        try:
+            return kind.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            raise _refused(f"{path}: its generation_config.json", error) from error
+    if os.path.exists(os.path.join(path, "config.json")):
         return kind.from_pretrained(path, config_file_name="config.json", _from_model_config=True)
+    return kind.from_model_config(config)
 
 
 def ignored(model: Any, names: Iterator[str]) -> list[str]:

@@ -18,6 +18,7 @@ def check(
     told: Mapping[str, Any],
     shapes: Mapping[str, Any],
     left: Collection[str],
+    taken: Collection[str],
     *,
     strict: bool,
 ) -> None:
@@ -34,6 +35,8 @@ def check(
     left : collection of str
         The checkpoint's tensors that nobody asked for. Some versions of the library are silent
         about those of another head.
+    taken : collection of str
+        All names of the tensors that the model has. Of tied ones it may know one.
     strict : bool
         Whether names that only one of them has are errors. Shapes that differ always are.
 
@@ -46,16 +49,17 @@ def check(
     problems = listed("of another shape", wrong)
     missing = sorted(told["missing_keys"])
     if strict:
-        unexpected = sorted(told["unexpected_keys"])
+        unexpected = set(told["unexpected_keys"])
         if not unexpected and not wrong:
-            unexpected = sorted(set(left) - set(library.ignored(model, iter(left))))
+            unexpected = set(left) - set(library.ignored(model, iter(left)))
         problems += listed("missing in the checkpoint", missing)
-        problems += listed("not in the model", unexpected)
+        problems += listed("not in the model", sorted(unexpected - set(taken)))
     if problems:
         kind = type(model).__name__
         raise LoadMismatchError(
             f"{path}: not a {kind}: {'; '.join(problems)}",
-            hint=None if wrong else "strict=False takes what both have, and initializes the rest; "
+            hint="config.json, or what was given instead, is of a model of another size" if wrong
+            else "strict=False takes what both have, and initializes the rest; "
             "hf_model_class names another class",
         )
 

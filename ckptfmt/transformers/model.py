@@ -167,7 +167,8 @@ def _made(
     cls, config = library.resolve(wanted, config, path, trust_remote_code=trust_remote_code)
     main = dtypes.to_torch(row or precision.stored(checkpoint.index) or precision.FALLBACK)
     if where is None:
-        where = places.spread(str(device_map), cls, config, main)
+        with library.MAKING:
+            where = places.spread(str(device_map), cls, config, main)
     reader.placed = not quantized.is_quantized(config, keywords)
     if not reader.started:
         cast = row if reader.placed else None
@@ -179,7 +180,7 @@ def _made(
     pending = {name: Pending(reader, name, checkpoint.info(name)) for name in checkpoint.names}
     keywords[library.dtype_keyword()] = main
     try:
-        with telemetry.span("make"), quantized.explained(path, config):
+        with library.MAKING, telemetry.span("make"), quantized.explained(path, config):
             model, told = cls.from_pretrained(
                 None, config=config, state_dict=pending, output_loading_info=True,
                 ignore_mismatched_sizes=True, **keywords,
@@ -192,10 +193,14 @@ def _made(
     _tie_to_the_stored(model, checkpoint)
     shapes = {name: one.shape for name, one in pending.items()}
     left = reader.left if reader.placed else ()  # quantizers may take what they need by themselves
-    mismatch.check(path, model, told, shapes, left, strict=strict)
+    taken = {
+        tied for name in checkpoint.names if name not in reader.left
+        for tied in checkpoint.info(name).names
+    }  # fmt: skip
+    mismatch.check(path, model, told, shapes, left, taken, strict=strict)
     model.name_or_path = model.config.name_or_path = path
     if not own_generation and model.can_generate():
-        model.generation_config = library.generation_config(path)
+        model.generation_config = library.generation_config(path, model.config)
     if reader.placed:
         places.settle(model, where)
         places.dispatch(model, where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -226,9 +227,13 @@ def test_what_was_read_to_verify_is_given_back(tmp_path: Path) -> None:
     ({"large": (-1, 2)}, ckptfmt.OptionError, r"rows of 'large': -1..2"),
     ({"large": (3, 2)}, ckptfmt.OptionError, r"rows of 'large': 3..2"),
     ({"scalar": (0, 1)}, ckptfmt.OptionError, "rows of 'scalar': it is one element"),
-], ids=["name", "past the end", "negative", "backwards", "scalar"])  # fmt: skip
+    ({"large": slice(1, 2)}, ckptfmt.OptionError, r"rows of 'large': slice.*two numbers"),
+    ({"large": (1, 2, 3)}, ckptfmt.OptionError, r"rows of 'large': \(1, 2, 3\), expected two"),
+    ({"large": (0, None)}, ckptfmt.OptionError, r"rows of 'large': \(0, None\), expected two"),
+], ids=["name", "past the end", "negative", "backwards", "scalar", "slice", "three",
+        "no end"])  # fmt: skip
 def test_what_cannot_be_cut(
-    rows: Rows, kind: type[ckptfmt.CkptError], message: str, stored: Path
+    rows: Any, kind: type[ckptfmt.CkptError], message: str, stored: Path
 ) -> None:
     refused(kind, message, lambda: ckptfmt.load(stored, rows=rows))
     with ckptfmt.open(stored) as checkpoint:

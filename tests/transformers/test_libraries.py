@@ -31,12 +31,14 @@ CASES = (
     case("making.tied_though_stored_twice"),
     case("making.statistics"),
     case("making.nothing_is_left"),
+    case("making.several_at_once"),
     case("refusing.missing_unexpected_and_wrong"),
     case("refusing.experts"),
     case("refusing.old_names"),
     case("refusing.heads"),
     case("refusing.ignored_names"),
     case("refusing.damage"),
+    case("refusing.configurations"),
     case("refusing.options"),
     case("refusing.places"),
     case("refusing.remote_code"),
@@ -46,6 +48,7 @@ CASES = (
       for method in ("fp8", "gptq", "awq", "compressed-tensors")),
     case("quantizing.fp8_without_a_gpu"),
     case("adapting.refused"),
+    case("adapting.nothing_is_left"),
 )  # fmt: skip
 ON_NPUS = (
     case("placing.to_one", kind="llama", device_map="npu:0"),

@@ -86,3 +86,36 @@ def refused(folder: Path) -> None:
     ckptfmt.save_dict(tensors, folder / "part.lora", beside=[model.peft_config["a"]])
     error = raised(ckptfmt.LoadMismatchError, load_lora, model, "b", folder / "part.lora")
     assert "1 missing in the checkpoint: " in str(error), error
+    assert list(model.peft_config) == ["a"]
+
+
+def nothing_is_left(folder: Path) -> None:
+    """Of an adapter that was refused: the model computes what it did, and takes the right one."""
+    right, wrong = folder / "a.lora", folder / "wrong.lora"
+    save_lora(adapted("q_proj", seed=5), right, "mine")
+    tensors = ckptfmt.load(right)
+    config = adapted("q_proj", seed=5).peft_config["mine"]
+    other = "base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight"
+    first = next(iter(tensors))
+    for state, says in (
+        ({**tensors, other: tensors[first].clone()}, "1 not in the model: "),
+        ({**tensors, first: torch.ones(3, 3)}, "size mismatch for "),
+    ):
+        ckptfmt.save_dict(state, wrong, beside=[config], force=True)
+        base = new("llama")
+        plain = logits(base)
+        error = raised(ckptfmt.LoadMismatchError, load_lora, base, "a", wrong)
+        assert says in str(error), error
+        assert torch.equal(logits(base), plain)
+        model = load_lora(base, "a", right)
+        tuned = logits(model)
+        assert not torch.equal(tuned, plain)
+        raised(ckptfmt.LoadMismatchError, load_lora, model, "b", wrong)
+        assert list(model.peft_config) == ["a"]
+        assert torch.equal(logits(model), tuned)
+    save_lora(adapted("gate_proj", seed=5), folder / "gate.lora", "mine")
+    error = raised(ckptfmt.LoadMismatchError, load_lora, new("opt"), "a", folder / "gate.lora")
+    assert "gate_proj" in str(error), error
+    ckptfmt.save_dict(tensors, folder / "bare.lora")
+    error = raised(ckptfmt.SourceError, load_lora, new("llama"), "a", folder / "bare.lora")
+    assert "adapter_config.json" in str(error), error

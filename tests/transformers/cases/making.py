@@ -141,3 +141,34 @@ def nothing_is_left(folder: Path) -> None:
     load_model(folder / "m.ckpt")
     assert len(os.listdir("/proc/self/fd")) == files
     assert not [t.name for t in threading.enumerate() if t.name.startswith("ckptfmt")]
+
+
+def several_at_once(folder: Path) -> None:
+    """Loads in threads: the library changes torch for all of them, the one must not see it."""
+    kinds = [("qwen2", "fp32"), ("llama", "bf16")]
+    for kind, dtype in kinds:
+        save_model(new(kind, dtype), folder / kind)
+    found: list[tuple[str, Any]] = []
+    errors: list[Exception] = []
+
+    def load(kind: str) -> None:
+        try:
+            found.append((kind, load_model(folder / kind)))
+        except (ckptfmt.CkptError, RuntimeError, KeyError) as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=load, args=(kind,)) for kind, _ in kinds * 6]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors
+    wanted = {kind: load_model(folder / kind) for kind, _ in kinds}
+    for kind, model in found:
+        tensors = dict(wanted[kind].named_buffers()) | wanted[kind].state_dict()
+        mine = dict(model.named_buffers()) | model.state_dict()
+        assert tensors.keys() == mine.keys()
+        for name, tensor in tensors.items():
+            assert tensor.dtype == mine[name].dtype, name
+            assert torch.equal(tensor, mine[name]), name
+    assert torch.get_default_dtype() == torch.float32

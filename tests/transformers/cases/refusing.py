@@ -97,6 +97,9 @@ def heads(folder: Path) -> None:
     assert "2 not in the model: classifier.bias, classifier.weight" in str(error), error
     again = load_model(folder / "head.ckpt", hf_model_class="AutoModel", strict=False)
     assert torch.equal(answers(again), answers(base))
+    save_model(new("qwen2"), folder / "tied.ckpt")  # its head is the embedding, which is there
+    body = load_model(folder / "tied.ckpt", hf_model_class="AutoModel")
+    assert torch.equal(body.embed_tokens.weight, new("qwen2").lm_head.weight)
 
 
 def ignored_names(folder: Path) -> None:
@@ -121,6 +124,24 @@ def damage(folder: Path) -> None:
     error = raised(ckptfmt.ChecksumError, load_model, folder / "m.ckpt")
     assert error.tensor == "model.norm.weight"
     load_model(folder / "m.ckpt", verify=False)
+
+
+def configurations(folder: Path) -> None:
+    """None at all, one of generation that cannot be read, one of another size."""
+    model = new("llama")
+    path = folder / "m.ckpt"
+    save_model(model, path)
+    (path / "generation_config.json").write_text("{")
+    error = raised(ckptfmt.SourceError, load_model, path)
+    assert str(error).startswith(f"{path}: its generation_config.json: "), error
+    (path / "generation_config.json").unlink()
+    assert load_model(path).generation_config.eos_token_id == model.config.eos_token_id
+    error = raised(ckptfmt.LoadMismatchError, load_model, path, intermediate_size=40)
+    assert "config.json" in error.hint
+    (path / "config.json").unlink()
+    error = raised(ckptfmt.SourceError, load_model, path)
+    assert str(error) == f"{path}: no config.json in it, which tells what the model is"
+    assert torch.equal(answers(load_model(path, config=model.config)), answers(model))
 
 
 def options(folder: Path) -> None:
