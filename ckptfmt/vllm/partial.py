@@ -92,6 +92,22 @@ class PartialTensor(torch.Tensor):  # type: ignore[misc]  # torch is not looked 
             return None
         return self._data.narrow(part.dim, first - part.start, count)
 
+    def unsqueezed(self) -> PartialTensor:
+        """As ``unsqueeze(0)``: to vLLM, a single expert is one of several, until it is taken out."""
+        part = Part(self._part.dim + 1, self._part.start, self._part.stop)
+        return PartialTensor(
+            (1, *self.shape), self._data.unsqueeze(0), part, lambda: self.whole().unsqueeze(0)
+        )
+
+    def unbound(self) -> tuple[PartialTensor] | None:
+        """As ``unbind(0)``, if there is only one in the first dimension."""
+        part = Part(self._part.dim - 1, self._part.start, self._part.stop)
+        if part.dim < 0 or self.shape[0] != 1:
+            return None
+        return (
+            PartialTensor(tuple(self.shape[1:]), self._data[0], part, lambda: self.whole()[0]),
+        )
+
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -100,11 +116,8 @@ class PartialTensor(torch.Tensor):  # type: ignore[misc]  # torch is not looked 
         if func in _ABOUT:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        if func in (torch.Tensor.narrow, torch.narrow) and isinstance(args[0], cls):
-            found = _narrowed(*args, **kwargs)
-            if found is not None:
-                return found
-        return func(*_whole(args), **_whole(kwargs))
+        found = _of_part(func, *args, **kwargs) if isinstance(args[0], cls) else None
+        return found if found is not None else func(*_whole(args), **_whole(kwargs))
 
     @classmethod
     def __torch_dispatch__(
@@ -112,6 +125,17 @@ class PartialTensor(torch.Tensor):  # type: ignore[misc]  # torch is not looked 
     ) -> Any:
         # What comes here went past the above, from inside torch.
         return func(*_whole(args), **_whole(kwargs or {}))
+
+
+def _of_part(func: Any, tensor: PartialTensor, *args: Any, **kwargs: Any) -> Any:
+    """What the part is enough for; None if it is not."""
+    if func in (torch.Tensor.narrow, torch.narrow):
+        return _narrowed(tensor, *args, **kwargs)
+    if func is torch.Tensor.unsqueeze and args == (0,):
+        return tensor.unsqueezed()
+    if func is torch.Tensor.unbind and not args and not kwargs:
+        return tensor.unbound()
+    return None
 
 
 def _narrowed(

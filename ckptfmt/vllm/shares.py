@@ -7,6 +7,7 @@ foreseen: a `PartialTensor` gives the whole if the parameter's loader wants some
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm.model_executor.layers import linear
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
 
 
 class Share(NamedTuple):
-    """From ``start`` to ``stop`` of the ``whole`` of one dimension."""
+    """From ``start`` to ``stop`` of one dimension, which has ``whole`` in the stored tensor."""
 
     dim: int
     start: int
     stop: int
     whole: int
+
+
+#: Experts that are stored one by one; which of their weights are cut along which dimension.
+_EXPERT = re.compile(r".*\bexperts\.[0-9]+\.(gate_proj|up_proj|w1|w3|down_proj|w2)\.weight")
+_EXPERT_DIMS = {"gate_proj": 0, "up_proj": 0, "w1": 0, "w3": 0, "down_proj": 1, "w2": 1}
 
 
 class Shares:
@@ -55,7 +61,7 @@ class Shares:
 
         None if that is all of it, or is not foreseen, or if layers of several names differ.
         """
-        found = {share for name in names if (share := self.of(name)) is not None}
+        found = {share for name in names if (share := self.of(name, shape)) is not None}
         if len(found) != 1:
             return None
         (share,) = found
@@ -63,12 +69,14 @@ class Shares:
             return None
         return Part(share.dim, share.start, share.stop)
 
-    def of(self, name: str) -> Share | None:
+    def of(self, name: str, shape: Sequence[int]) -> Share | None:
         """What the layer takes that a name is stored for; None if it is all, or not foreseen."""
-        path, _, kind = name.rpartition(".")
-        if kind not in ("weight", "bias"):
+        expert = _EXPERT.fullmatch(name)
+        if expert is not None and len(shape) == 2:
+            return self._of_expert(name, shape, _EXPERT_DIMS[expert[1]])
+        if not name.endswith((".weight", ".bias")):
             return None
-        for layer, number in self._layers(name, path):
+        for layer, number in self._layers(name):
             module = self._modules.get(layer)
             if module is not None:
                 share = _share(module, number)
@@ -76,20 +84,38 @@ class Shares:
                     return share
         return None
 
-    def _layers(self, name: str, path: str) -> Iterator[tuple[str, int | None]]:
+    def _of_expert(self, name: str, shape: Sequence[int], dim: int) -> Share | None:
+        """Experts are cut like other layers, or, each as a whole, given to different ranks."""
+        path = self._mapped(name)[0].rpartition(".experts.")[0] + ".experts"
+        for layer in (path, f"{path}.routed_experts"):
+            module: Any = self._modules.get(layer)
+            ranks = getattr(getattr(module, "moe_config", None), "moe_parallel_config", None)
+            method = type(getattr(module, "quant_method", None))
+            if ranks is not None and method.__name__.endswith("UnquantizedFusedMoEMethod"):
+                count = shape[dim] // ranks.tp_size
+                start = ranks.tp_rank * count
+                return Share(dim, start, start + count, shape[dim]) if ranks.tp_size > 1 else None
+        return None
+
+    def _mapped(self, name: str) -> tuple[str, Any]:
+        """What the model calls a stored tensor, and the part that it is of that, if it says so."""
+        if self._mapper is None:
+            return name, None
+        with_shard: Any = getattr(self._mapper, "_map_name_with_shard", None)
+        if with_shard is not None:
+            return with_shard(name) or (name, None)
+        # An older one, which knows nothing of parts.
+        return next(iter(self._mapper.apply_list([name])), name), None
+
+    def _layers(self, name: str) -> Iterator[tuple[str, int | None]]:
         """Where a stored layer may have gone: a layer's name, and which part of it that is."""
-        if self._mapper is not None:
-            # By the method that tells the part as well; older mappers know nothing of parts.
-            map_name: Any = getattr(self._mapper, "_map_name_with_shard", None)
-            if map_name is not None:
-                mapped, shard = map_name(name) or (name, None)
-            else:
-                mapped, shard = next(iter(self._mapper.apply_list([name])), name), None
-            path = mapped.rpartition(".")[0]
-            if shard is not None:
-                number = _PARTS.get(shard, shard)
-                yield path, number if isinstance(number, int) else None
-                return
+        mapped, shard = self._mapped(name)
+        path = mapped.rpartition(".")[0]
+        if shard is not None:
+            # What is several parts at once is of none.
+            number = _PARTS.get(shard) if isinstance(shard, str) else shard
+            yield path, number if isinstance(number, int) else None
+            return
         yield path, None
         above, dot, last = path.rpartition(".")
         if last in self._packed:
@@ -98,7 +124,7 @@ class Shares:
 
 
 #: What vLLM calls the parts of a layer of queries, keys and values.
-_PARTS: dict[Any, int] = {"q": 0, "k": 1, "v": 2}
+_PARTS = {"q": 0, "k": 1, "v": 2}
 
 
 def _share(module: torch.nn.Module, number: int | None) -> Share | None:

@@ -111,6 +111,25 @@ def test_ranges_that_are_wrong_fail_as_on_the_whole(arguments: tuple[int, ...]) 
     assert str(found.value) == str(expected.value)
 
 
+def test_a_dimension_of_one_in_front_comes_and_goes() -> None:
+    """As vLLM does with a single expert."""
+    tensor, read = columns(3, 6)
+    (same,) = tensor.unsqueeze(0).unbind()
+    assert (tensor.unsqueeze(0).shape, same.shape) == ((1, 8, 6), (8, 6))
+    assert torch.equal(same.narrow(1, 4, 2), WHOLE[:, 4:6])
+    assert read.times == 0
+    tensor, read = rows(4, 8)
+    (same,) = tensor.unsqueeze(0).unbind()
+    assert torch.equal(same.narrow(0, 4, 4), WHOLE[4:8])
+    assert torch.equal(tensor.unsqueeze(0).narrow(1, 5, 2), WHOLE[None, 5:7])
+    assert read.times == 0
+    assert torch.equal(same.narrow(0, 0, 4), WHOLE[:4])
+    assert torch.equal(tensor.unsqueeze(0) + 0, WHOLE[None])
+    assert torch.equal(torch.stack(tensor.unbind()), WHOLE)
+    assert torch.equal(tensor.unsqueeze(1), WHOLE[:, None])
+    assert read.times == 1
+
+
 USES: dict[str, Callable[[Any], Any]] = {
     "index": lambda t: t[2], "slice": lambda t: t[4:8], "transpose": lambda t: t.t(),
     "view": lambda t: t.view(-1), "cast": lambda t: t.to(torch.float64), "sum": lambda t: t + 1,

@@ -13,6 +13,8 @@ import json
 import sys
 from typing import Any
 
+#: What the line begins with.
+FOUND = "found: "
 PROMPTS = [[3, 9, 27, 81, 243], [5, 25, 125], [7, 49, 300, 11], [100, 200]]
 
 
@@ -65,4 +67,4 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":  # the processes of a larger engine import this module again
     results = [run(job) for job in json.loads(sys.argv[1])]
-    print("\n" + json.dumps(results), flush=True)
+    print(f"\n{FOUND}{json.dumps(results)}", flush=True)  # vLLM may add lines as it ends

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ckptfmt
+from tests.vllm.engine import FOUND
 
 ROOT = Path(ckptfmt.__file__).parents[1]
 MISSING = "" if find_spec("vllm") else "needs vLLM: scripts/test_vllm.sh installs it"
@@ -53,9 +54,8 @@ def run(jobs: list[Job], cache: Path, **env: str) -> tuple[list[dict[str, Any]],
         env=environment(cache, **env), capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-3000:]
-    # Processes that end may log after it.
-    told = [line for line in child.stdout.splitlines() if line.startswith("[{")]
-    found: list[dict[str, Any]] = json.loads(told[-1])
+    (line,) = (line for line in child.stdout.splitlines() if line.startswith(FOUND))
+    found: list[dict[str, Any]] = json.loads(line.removeprefix(FOUND))
     return found, child.stdout + child.stderr
 
 

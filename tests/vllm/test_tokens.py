@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.running import DTYPES, KINDS, name, run, run_here
+from tests.vllm.running import DTYPES, KINDS, Job, name, run, run_here
 
 Found = dict[tuple[str, str], dict[str, Any]]
 TENSORS = {"llama": 21, "qwen2": 26, "opt": 36, "mixtral": 41}
+#: Of two layers queries, keys, values, gates, and so on; embeddings, heads; gates of experts.
+IN_PART = {"llama": 12, "qwen2": 17, "opt": 17, "mixtral": 24}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def test_alone(kind: str, dtype: str, alone: tuple[Found, Found]) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mixtral"])
 def test_on_two_ranks(kind: str, dtype: str, models: Path, cache: Path) -> None:
     """One engine, loaded by ckptfmt, then in place with another model, then by vLLM's own loader.
 
@@ -59,20 +61,40 @@ def test_on_two_ranks(kind: str, dtype: str, models: Path, cache: Path) -> None:
         ["reload_weights", [], {"weights_path": first}], ["tokens"],
         ["reload_weights", [], {"weights_path": second}], ["tokens"],
     ]  # fmt: skip
-    job = {
-        "model": f"{first}.ckpt", "load_format": "ckptfmt", "dtype": dtype,
-        "tensor_parallel_size": 2, "steps": steps,
-    }  # fmt: skip
+    job = {**on_two(f"{first}.ckpt", dtype), "steps": steps}
     (found,), log = run([job], cache)
     assert found["failed"] is None, log[-3000:]
     by_us, second_by_us, by_vllm, second_by_vllm = found["tokens"]
     assert by_us == by_vllm
     assert second_by_us == second_by_vllm
     assert by_us != second_by_us
-    for rank, reports in enumerate(found["reports"]):
-        assert [Path(report["path"]).name[-6] for report in reports] == ["1", "2"]
+    check_reports(found["reports"], kind, ["1", "2"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_experts_on_two_ranks(dtype: str, models: Path, cache: Path) -> None:
+    """Two engines: on a CPU, vLLM reloads experts wrongly, by whichever loader."""
+    path = str(models / name("mixtral", dtype, 1))
+    jobs = [
+        on_two(f"{path}.ckpt", dtype),
+        {**on_two(path, dtype), "load_format": "auto", "steps": [["tokens"]]},
+    ]
+    (by_us, by_vllm), log = run(jobs, cache)
+    assert [by_us["failed"], by_vllm["failed"]] == [None, None], log[-3000:]
+    assert by_us["tokens"] == by_vllm["tokens"]
+    check_reports(by_us["reports"], "mixtral", ["1"])
+
+
+def on_two(path: str, dtype: str) -> Job:
+    return {"model": path, "load_format": "ckptfmt", "dtype": dtype, "tensor_parallel_size": 2}
+
+
+def check_reports(found: list[list[dict[str, Any]]], kind: str, seeds: list[str]) -> None:
+    """What each rank has loaded: what was foreseen, and nothing again."""
+    for rank, reports in enumerate(found):
+        assert [Path(report["path"]).stem[-1] for report in reports] == seeds
         for report in reports:
             assert (report["rank"], report["tensor_parallel"]) == (rank, 2)
             assert report["again"] == []
-            assert report["in_part"] == {"llama": 12, "qwen2": 17, "opt": 9, "mixtral": 8}[kind]
+            assert report["in_part"] == IN_PART[kind]
             assert report["in_part"] + report["in_full"] == TENSORS[kind]
