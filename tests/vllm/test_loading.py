@@ -59,7 +59,7 @@ def test_reloading_and_where_from(models: Path, bare: Path, cache: Path) -> None
             job(models / SECOND, load_format="auto"),
             job(
                 first, tokens, reload(), tokens, reload(second), tokens, reload(), tokens,
-                extra(path=str(first)), reload(), tokens, reload(second), tokens,
+                extra(path=str(first)), reload(), tokens, reload(models / SECOND), tokens,
                 ["reports"],
             ),
             job(
@@ -76,9 +76,9 @@ def test_reloading_and_where_from(models: Path, bare: Path, cache: Path) -> None
     assert (moving["failed"], moving["tokens"]) == (None, [one, one, two, two, one, two])
     assert (by_path["failed"], by_path["tokens"]) == (None, [one, one, two, one, two])
     paths = [Path(report["path"]).name for report in moving["reports"][0]]
-    # The fourth time no path was given: what was loaded last.
+    # The fourth time no path was given: what was loaded last. The last is a plain folder.
     one, two = first.name, second.name
-    assert paths == [one, one, two, two, one, two]
+    assert paths == [one, one, two, two, one, SECOND]
     assert f"of {first} in " in log
 
 
@@ -131,18 +131,19 @@ def test_each_rank_reads_its_share(cache: Path, tmp_path: Path) -> None:
     ckptfmt.convert(path, tmp_path / "cut.ckpt", tensor_parallel=2, tensor_parallel_plan=PLAN)
     ckptfmt.convert(path, tmp_path / "cut4.ckpt", tensor_parallel=4, tensor_parallel_plan=PLAN)
     steps: list[Any] = [["tokens"]]
-    for way in ("cut.ckpt", "cut4.ckpt"):
+    for way in ("cut.ckpt", "cut4.ckpt", path.name):
         steps += [reload(f"{other}.ckpt"), ["tokens"], reload(tmp_path / way), ["tokens"]]
     steps += [["reports"], ["update_config", [AUTO], {}], reload(path), ["tokens"]]
     (found,), log = run([job(f"{path}.ckpt", *steps, tensor_parallel_size=2)], cache)
     assert found["failed"] is None, log[-3000:]
     tokens = found["tokens"]
-    assert tokens[0] == tokens[2] == tokens[4] == tokens[5]
-    assert tokens[1] == tokens[3] != tokens[0]
-    for rank, (plain, _, cut, _, cut_for_four) in enumerate(found["reports"]):
-        for report in (plain, cut, cut_for_four):
+    assert tokens[0] == tokens[2] == tokens[4] == tokens[6] == tokens[7]
+    assert tokens[1] == tokens[3] == tokens[5] != tokens[0]
+    for rank, (plain, _, cut, _, cut_for_four, _, folder) in enumerate(found["reports"]):
+        for report in (plain, cut, cut_for_four, folder):
             assert (report["again"], report["rank"]) == ([], rank)
         assert plain["nbytes"] <= plain["read_nbytes"] <= 0.70 * plain["whole_nbytes"]
+        assert folder["nbytes"] <= folder["read_nbytes"] <= 0.70 * folder["whole_nbytes"]
         assert cut["nbytes"] <= cut["read_nbytes"] <= 0.52 * cut["whole_nbytes"]
         assert cut["strategy"] == "by name, cut for ranks"
         assert cut_for_four["strategy"] == "by name"
@@ -162,6 +163,38 @@ def test_what_was_foreseen_wrongly_costs_time_only(models: Path, cache: Path) ->
         # outputs.
         assert (report["in_part"], len(report["again"])) == (12 + 5 + 2 * 2, 12 + 5 + 2 * 2)
     assert "21 tensors in part, 21 of them again in full" in log
+
+
+def test_a_platform_s_own_layers_and_processing_are_left_to_it(models: Path, cache: Path) -> None:
+    """As vllm-ascend has them: `tests.vllm.platform`."""
+    (wanted,), _ = run_here([job(models / FIRST, load_format="auto")], cache)
+    platform = {"tensor_parallel_size": 2, "worker_extension_cls": "tests.vllm.platform.Platform"}
+    steps = ["tokens"], ["reports"]
+    (found,), log = run([job(models / f"{FIRST}.ckpt", *steps, **platform)], cache)
+    assert found["failed"] is None, log[-3000:]
+    assert found["tokens"] == wanted["tokens"]
+    for (report,) in found["reports"]:
+        assert report["processed"] == ["LlamaForCausalLM"]
+        assert len(report["kinds"]) == 3
+        assert (report["in_part"], report["again"]) == (12, [])
+
+
+def test_a_draft_comes_from_its_own_folder(models: Path, bare: Path, cache: Path) -> None:
+    """The set path is the target's; with it as draft, tokens are its own all the same."""
+    first, second = models / f"{FIRST}.ckpt", models / f"{SECOND}.ckpt"
+    speculative = {"method": "draft_model", "model": str(second), "num_speculative_tokens": 2}
+    extra_config = {"path": str(first)}
+    (wanted, found), log = run_here(
+        [
+            job(models / FIRST, load_format="auto"),
+            job(bare, ["tokens"], ["reports"], model_loader_extra_config=extra_config,
+                speculative_config=speculative),
+        ],
+        cache,
+    )  # fmt: skip
+    assert found["failed"] is None, log[-3000:]
+    assert found["tokens"] == wanted["tokens"]
+    assert [report["path"] for report in found["reports"][0]] == [str(first), str(second)]
 
 
 def test_the_plugin_is_found_and_looked_at_by_doctor() -> None:
