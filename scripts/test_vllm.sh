@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Run the tests of the plugin for vLLM with the real vLLM, in an environment of its own (.venv-vllm).
 #
-#   ./scripts/test_vllm.sh                         all of tests/vllm
-#   ./scripts/test_vllm.sh tests/vllm -k server    arguments go to pytest
+#   ./scripts/test_vllm.sh                         tests/vllm, but for what is marked slow
+#   ./scripts/test_vllm.sh tests/vllm -m ''        all of it; arguments go to pytest
 #
 # It is a build of vLLM for CPUs, which is a package of its own: no GPU is needed, nothing of CUDA is
 # installed. What is there from an earlier run is used again. Settings: scripts/environment.sh.

@@ -44,8 +44,15 @@ def test_alone(kind: str, dtype: str, alone: tuple[Found, Found]) -> None:
     assert report["nbytes"] == report["whole_nbytes"] <= report["read_nbytes"]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "mixtral"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("llama", "float32"), ("qwen2", "bfloat16"), ("opt", "float32"),
+        pytest.param("llama", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("qwen2", "float32", marks=pytest.mark.slow),
+        pytest.param("opt", "bfloat16", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_on_two_ranks(kind: str, dtype: str, models: Path, cache: Path) -> None:
     """One engine, loaded by ckptfmt, then in place with another model, then by vLLM's own loader.
 
@@ -71,7 +78,7 @@ def test_on_two_ranks(kind: str, dtype: str, models: Path, cache: Path) -> None:
     check_reports(found["reports"], kind, ["1", "2"])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
 def test_experts_on_two_ranks(dtype: str, models: Path, cache: Path) -> None:
     """Two engines: on a CPU, vLLM reloads experts wrongly, by whichever loader."""
     path = str(models / name("mixtral", dtype, 1))
