@@ -62,10 +62,11 @@ def test_records_and_report(tmp_path: Path) -> None:
 def test_a_model_beside_from_pretrained(tmp_path: Path) -> None:
     record = tmp_path / "transformers.json"
     run_script("bench_transformers.py", "--scale", "0.03", "--rounds", "1", "--folder", tmp_path,
-               "--out", record, python=PYTHON)  # fmt: skip
+               "--loaders", "ckptfmt", "from-pretrained", "--out", record,
+               python=PYTHON)  # fmt: skip
     found = json.loads(record.read_text())
     names = [run["contender"] for run in found["runs"]]
-    assert names == ["ckptfmt", "ckptfmt-folder", "from-pretrained"]
+    assert names == ["ckptfmt", "from-pretrained"]
     assert found["summary"]["ckptfmt cold"]["rate_to"]["from-pretrained"] > 0
     assert found["versions"]["transformers"]
     run_script("bench_report.py", record, "--docs", tmp_path / "docs", "--readme", tmp_path / "no")
