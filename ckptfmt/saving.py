@@ -219,14 +219,24 @@ def join_ranks(
     NotFoundError, FormatError, ChecksumError
         One of them is not there, or damaged: the target does not exist then.
     """
-    given: dict[str, Any] = dict(options)
-    progress = given.pop("progress", None)
-    checked = ConvertOptions.given(**given)
+    checked, progress = _checked(options)
     source = RankStates([os.fspath(path) for path in paths], layout)
     try:
         return Conversion(source, "", os.fspath(target), checked).run(progress)
     finally:
         source.close()
+
+
+def _checked(options: SaveOptions) -> tuple[ConvertOptions, Progress | None]:
+    given: dict[str, Any] = dict(options)
+    progress = given.pop("progress", None)
+    checked = ConvertOptions.given(**given)
+    if checked.tensor_parallel is not None:
+        raise OptionError(
+            f"tensor_parallel is {checked.tensor_parallel}, and nothing is cut that is saved",
+            hint="ckptfmt.convert cuts modules and dicts, too",
+        )
+    return checked, progress
 
 
 def configs_of(model: Any) -> tuple[Any, ...]:
@@ -245,9 +255,7 @@ def configs_of(model: Any) -> tuple[Any, ...]:
 def _save(
     tensors: Any, path: str | os.PathLike[str], configs: Sequence[Any], options: SaveOptions
 ) -> ConvertReport:
-    given: dict[str, Any] = dict(options)
-    progress = given.pop("progress", None)
-    checked = ConvertOptions.given(**given)
+    checked, progress = _checked(options)
     source = live_source(tensors)
     try:
         with TemporaryDirectory(prefix="ckptfmt-") as folder:

@@ -100,6 +100,8 @@ def test_options_are_those_of_convert(tmp_path: Path) -> None:
         ckptfmt.save_dict(tensors, tmp_path / "e.ckpt", colour=1)  # type: ignore[call-arg]
     with pytest.raises(ckptfmt.SourceError, match="a live object cannot be resumed"):
         ckptfmt.save_dict(tensors, tmp_path / "e.ckpt", resume=True)  # type: ignore[call-arg]
+    with pytest.raises(ckptfmt.OptionError, match="tensor_parallel is 2, and nothing is cut"):
+        ckptfmt.save_dict(tensors, tmp_path / "e.ckpt", tensor_parallel=2)  # type: ignore[call-arg]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.ckpt"]
 
 
