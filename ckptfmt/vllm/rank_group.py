@@ -60,14 +60,16 @@ class RankGroup:
         wrong = [(rank, text) for rank, text in enumerate(told) if text]
         if wrong:
             rank, text = wrong[0]
-            raise CkptError(f"{doing} failed on rank {rank} of {self.ranks}: {text}")
+            raise CkptError(f"{doing} failed on rank {rank} of {len(told)}: {text}")
 
     def _told(self, text: str) -> list[str]:
         """What every rank has to say."""
-        if self.ranks == 1:
+        if self.group is None:
             return [text]
-        told: list[str] = [""] * self.ranks
-        dtypes.import_torch().distributed.all_gather_object(told, text, group=self.group)
+        distributed: Any = dtypes.import_torch().distributed
+        # All of the world, of which these may be a part.
+        told: list[str] = [""] * distributed.get_world_size(self.group)
+        distributed.all_gather_object(told, text, group=self.group)
         return told
 
 

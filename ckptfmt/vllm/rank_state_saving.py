@@ -145,10 +145,9 @@ def _join(
     model: Any, model_config: Any, target: str, group: RankGroup, options: dict[str, Any]
 ) -> None:
     parts = [part_path(target, rank, group.ranks) for rank in range(group.ranks)]
+    told = {**layout_here(model, model_config, group), "names": str(len(model.state_dict()))}
     try:
-        saving.join_ranks(
-            parts, target, layout=layout_here(model, model_config, group), **options
-        )
+        saving.join_ranks(parts, target, layout=told, **options)
     except TargetExistsError:
         raise  # what is there is somebody else's
     except BaseException:

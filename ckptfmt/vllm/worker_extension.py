@@ -67,15 +67,12 @@ class WorkerExtension:
         """Build this rank's model once more, store it and drop it. See `save_rank_state`."""
         from vllm.config import set_current_vllm_config  # noqa: PLC0415
 
-
         with this_group().together("building the model once more"):
             refuse_saving(target, **options)
             model = _built(self.vllm_config, self.model_runner.get_model(), device)
         try:
             with set_current_vllm_config(self.vllm_config):
-                return save_state(
-                    model, self.vllm_config.model_config, target, **options
-                )
+                return save_state(model, self.vllm_config.model_config, target, **options)
         finally:
             del model
             gc.collect()  # modules hold each other in circles
