@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -131,10 +131,10 @@ class CkptfmtLoader(BaseModelLoader):  # type: ignore[misc]  # vLLM is not there
         return used
 
 
-def follow(model: torch.nn.Module, other: torch.nn.Module) -> None:
+def follow(model: torch.nn.Module, other: torch.nn.Module, load_config: Any) -> None:
     """Let a model be loaded from where another one's weights have come from."""
     if other in _sources:
-        _sources[model] = _sources[other]
+        _sources[model] = replace(_sources[other], config=load_config)
 
 
 def _check_all_are_loaded(model: torch.nn.Module, loaded: set[str], path: str) -> None:

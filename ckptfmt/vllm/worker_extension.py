@@ -110,7 +110,7 @@ def _built(vllm_config: Any, running: Any, device: str | None) -> Any:
         try:
             with torch.device(where):
                 model = initialize_model(vllm_config=apart, model_config=model_config)
-            follow(model, running)
+            follow(model, running, load_config)
             get_model_loader(load_config).load_weights(model, model_config)
         finally:
             torch.set_default_dtype(before)

@@ -111,7 +111,7 @@ def test_reloading(models: Path, states: Path, alone: list[Found], cache: Path) 
                 settings(rank_state=str(state), path=str(full)), reload(), tokens,
                 ["reports"]),
             job(full, "float32", reload(weights_path=str(models / f"{OTHER}.ckpt")), tokens,
-                saving(states / "reloaded")),
+                saving(states / "reloaded"), model_loader_extra_config={"path": str(full)}),
         ],
         cache,
     )  # fmt: skip
