@@ -58,6 +58,11 @@ MODEL_LABELS = {
     "ckptfmt-folder": "`load_model` of the safetensors folder, unverified",
     "from-pretrained": "`from_pretrained` of it, memory-mapped",
 }
+VLLM_LABELS = {
+    "default": "vLLM's own loader, safetensors",
+    "name": "**ckptfmt**, by name, verified",
+    "rank": "**ckptfmt**, by rank, verified",
+}
 NPU_LABELS = {
     "cpu": "to the CPU",
     "open": "one device, its link as fast as it goes",
@@ -185,6 +190,21 @@ def model_table(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def vllm_table(record: dict[str, Any]) -> list[str]:
+    """The Markdown table of how long vLLM takes to load weights, in each way."""
+    lines = [
+        "| cold | s, median (min – max) | GB/s | time ÷ vLLM's own | first load, s | n |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {VLLM_LABELS[name]} | {f['seconds']:.2f} ({f['seconds_min']:.2f} – "
+        f"{f['seconds_max']:.2f}) | {f['gb_s']:.2f} | {f.get('share', 1.0):.2f} | "
+        f"{f['first_seconds']:.2f} | {f['n']} |"
+        for name, f in record["summary"].items()
+    ]
+    return lines
+
+
 def gpu_table(record: dict[str, Any], state: str, *, short: bool = False) -> list[str]:
     """The Markdown table of loads to a GPU; `short`: the fastest of each sort, and safetensors."""
     lines = [
@@ -261,6 +281,9 @@ def main() -> None:
             continue
         if record["benchmark"] == "transformers":
             text += [f"Timed: {record['protocol']}.", "", *model_table(record), ""]
+            continue
+        if record["benchmark"] == "vllm":
+            text += [f"Timed: {record['protocol']}.", "", *vllm_table(record), ""]
             continue
         if record["benchmark"] == "npu":
             text += [f"**Links and devices are simulated.** {record['protocol']}.", ""]

