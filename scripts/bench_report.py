@@ -252,6 +252,27 @@ def describe(record: dict[str, Any]) -> str:
     )
 
 
+def section(record: dict[str, Any]) -> list[str]:
+    """What there is to say of a record that is not of loads to the CPU."""
+    protocol = f"{record.get('protocol', '')}."
+    match record["benchmark"]:
+        case "convert":
+            return [*convert_table(record), ""]
+        case "gpu":
+            of = f"{record['gpu']} (driver, MiB, PCIe), CUDA {record['cuda']}. {protocol}"
+            tables = [[*gpu_table(record, state), ""] for state in ("warm", "cold")]
+            return [of, "", *tables[0], *tables[1]]
+        case "npu":
+            simulated = f"**Links and devices are simulated.** {protocol}"
+            return [simulated, "", *npu_table(record), ""]
+        case "transformers":
+            return [f"Timed: {protocol}", "", *model_table(record), ""]
+        case "vllm":
+            return [f"Timed: {protocol}", "", *vllm_table(record), ""]
+        case other:
+            raise SystemExit(f"a record of {other!r}, which has no table")
+
+
 def main() -> None:
     """Write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -269,25 +290,9 @@ def main() -> None:
     text += [*aims_table(list(records.values())), ""]
     for path, record in records.items():
         text += [f"## {record['benchmark']}: {record['model']}", "", describe(record), ""]
-        if record["benchmark"] == "convert":
-            text += [*convert_table(record), ""]
-            continue
-        if record["benchmark"] == "gpu":
-            text += [f"{record['gpu']} (driver, MiB, PCIe), CUDA {record['cuda']}. "
-                     f"{record['protocol']}.", ""]  # fmt: skip
-            for state in ("warm", "cold"):
-                text += [*gpu_table(record, state), ""]
-            gpu = record
-            continue
-        if record["benchmark"] == "transformers":
-            text += [f"Timed: {record['protocol']}.", "", *model_table(record), ""]
-            continue
-        if record["benchmark"] == "vllm":
-            text += [f"Timed: {record['protocol']}.", "", *vllm_table(record), ""]
-            continue
-        if record["benchmark"] == "npu":
-            text += [f"**Links and devices are simulated.** {record['protocol']}.", ""]
-            text += [*npu_table(record), ""]
+        if record["benchmark"] != "load":
+            text += section(record)
+            gpu = record if record["benchmark"] == "gpu" else gpu
             continue
         text += [f"Timed: {record['protocol']}.", ""]
         for state in ("cold", "warm", "half"):

@@ -110,6 +110,12 @@ def for_ranks(source: Source, options: ConvertOptions) -> Source:
     sidecars = source.description.sidecars
     config = next((s.path for s in sidecars if s.name == "config.json"), None)
     cutting = plan_cut(source.tensors, rules_of(options.tensor_parallel_plan, config), ranks)
+    if not cutting.cut:
+        reasons = ", ".join(f"{len(names)} {why}" for why, names in cutting.whole.items())
+        raise OptionError(
+            f"no tensor can be cut for {ranks} ranks: {reasons or 'there are none'}",
+            hint="another number of ranks, or rules for these names (docs/tensor_parallel.md)",
+        )
     found = [
         Whole(spec, cut, (i,))
         for i, (spec, cut) in enumerate(zip(source.tensors, cutting.cuts, strict=True))

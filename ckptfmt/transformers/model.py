@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
     DeviceMap = str | int | Mapping[str, str | int] | None
 
-#: What is said of the weights by this package, not by the caller.
-OURS = ("state_dict", "output_loading_info", "ignore_mismatched_sizes", "gguf_file")
+#: What is said of the weights and their places by this package, not by such keywords.
+OURS = (
+    "state_dict", "output_loading_info", "ignore_mismatched_sizes", "gguf_file", "subfolder",
+    "variant", "max_memory", "offload_folder", "offload_state_dict", "offload_buffers",
+)  # fmt: skip
 
 
 def load_model(
@@ -128,7 +131,10 @@ def from_pretrained(
     """
     for name in OURS:
         if name in keywords:
-            raise OptionError(f"{name}= has no meaning here: the weights are those of {path}")
+            raise OptionError(
+                f"{name}= has no meaning here: the weights are those of {path}, "
+                "device_map says where they go"
+            )
     row = precision.wanted(torch_dtype if dtype is None else dtype)
     where = places.given(device_map)
     with (
@@ -202,6 +208,7 @@ def _made(
     if not own_generation and model.can_generate():
         model.generation_config = library.generation_config(path, model.config)
     if reader.placed:
+        places.check(model, where)
         places.settle(model, where)
         places.dispatch(model, where)
     return model.eval()

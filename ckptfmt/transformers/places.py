@@ -135,6 +135,32 @@ def spread(how: str, cls: Any, config: Any, dtype: Any) -> Places:
     return Places({name: names[int(device)] for name, device in found.items()})
 
 
+def check(model: Any, places: Places) -> None:
+    """Refuse names that the model does not have, and what no name covers.
+
+    Raises
+    ------
+    OptionError
+        A name is probably misspelt, or a parameter has no place.
+    """
+    parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    known = {name for name, _ in model.named_modules(remove_duplicate=False)}
+    known.update(parameters, (name for name, _ in model.named_buffers(remove_duplicate=False)))
+    unknown = [name for name in places.modules if name not in known]
+    if unknown:
+        raise OptionError(
+            f"device_map names {unknown[0]!r}, which no module of the model is called",
+            hint="its own names: for name, _ in model.named_modules()",
+        )
+    if places.only is None:
+        left = [name for name in parameters if places.of(name) is None]
+        if left:
+            raise OptionError(
+                f"device_map has no device for {len(left)} parameters: {', '.join(left[:4])}",
+                hint="the key '' stands for the rest",
+            )
+
+
 def settle(model: Any, places: Places) -> None:
     """Bring to their devices what was computed and not read: buffers, and what was missing."""
     for path, module in model.named_modules():

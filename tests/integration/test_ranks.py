@@ -482,3 +482,11 @@ def test_a_damaged_state_is_not_joined(
     with pytest.raises(ckptfmt.ChecksumError):
         join_ranks(paths, tmp_path / "t", layout={})
     assert not (tmp_path / "t").exists()
+
+
+def test_a_plan_that_cuts_nothing_is_refused(folder: Path, tmp_path: Path) -> None:
+    rules = {"q": "rowwise"}
+    said = r"^no tensor can be cut for 2 ranks: \d+ no rule has their names"
+    with pytest.raises(ckptfmt.OptionError, match=said):
+        ckptfmt.convert(folder, tmp_path / "x", tensor_parallel=2, tensor_parallel_plan=rules)
+    assert not list(tmp_path.iterdir())
