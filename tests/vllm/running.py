@@ -21,13 +21,18 @@ DTYPES = ("float32", "bfloat16")
 Job = dict[str, Any]
 
 
-def environment(cache: Path, **more: str) -> dict[str, str]:
+def settings(cache: Path, **more: str) -> dict[str, str]:
     """What vLLM needs on a CPU, without a network."""
     return {
-        **os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
+        "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CACHE_ROOT": str(cache), "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
         "VLLM_CPU_OMP_THREADS_BIND": "0|1", "VLLM_LOGGING_COLOR": "0", **more,
     }  # fmt: skip
+
+
+def environment(cache: Path, **more: str) -> dict[str, str]:
+    """The whole environment of such a child."""
+    return {**os.environ, **settings(cache, **more)}
 
 
 def make_models(folder: Path, wanted: list[tuple[str, str, int]]) -> None:
