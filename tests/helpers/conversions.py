@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,8 +91,9 @@ class Place:
         if not exchange:
             rules.append(NO_EXCHANGE)
         result = self.convert(options, tuple(rules), FAULTY_IO_LOG=log)
-        if log.exists():
-            log.unlink()
+        # Of several threads one may be the n-th to be killed before another, the n-th to log, has.
+        if log.exists() or (action == "kill" and result.returncode == -signal.SIGKILL):
+            log.unlink(missing_ok=True)
             return result
         assert result.returncode == 0, result.stderr
         assert self.holds(self.expected)
