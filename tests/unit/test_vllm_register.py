@@ -84,6 +84,8 @@ def test_an_old_vllm_is_told_which_is_new_enough(
 def test_a_broken_vllm_is_logged_and_left_alone(
     error: BaseException, modules: dict[str, ModuleType], caplog: pytest.LogCaptureFixture
 ) -> None:
+    pytest.importorskip("torch", reason="needs torch")
+
     def fail(load_format: str) -> None:
         raise error
 
