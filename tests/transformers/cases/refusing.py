@@ -157,8 +157,8 @@ def options(folder: Path) -> None:
     raised(ckptfmt.OptionError, load_model, path, device_map=0)
     raised(ckptfmt.OptionError, load_model, path, state_dict={})
     raised(ckptfmt.OptionError, load_model, path, max_memory={0: "1GB"})
-    error = raised(ckptfmt.OptionError, load_model, path, device_map={"": "cpu", "modle": "cpu"})
-    assert "'modle'" in str(error)
+    error = raised(ckptfmt.OptionError, load_model, path, device_map={"": "cpu", "no.such": "cpu"})
+    assert "'no.such'" in str(error)
     raised(ckptfmt.UnsupportedDtypeError, load_model, path, torch_dtype="int8")
     raised(ckptfmt.MissingDependencyError, load_model, path, device_map="cuda:0")
 
