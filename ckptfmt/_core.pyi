@@ -23,6 +23,7 @@ from ckptfmt._native.gds import CuFile as CuFile
 from ckptfmt._native.gds import open_cufile as open_cufile
 from ckptfmt._native.memory import Memory as Memory
 from ckptfmt._native.memory import Region as Region
+from ckptfmt._native.memory import advise_huge_pages as advise_huge_pages
 
 __all__ = [
     "Acl",
@@ -32,6 +33,7 @@ __all__ = [
     "Memory",
     "Region",
     "acl_has",
+    "advise_huge_pages",
     "cached_nbytes",
     "capsule",
     "crc32c",
@@ -86,7 +88,10 @@ class Engine:
         Scan: uint32 and uint8, one for each block. Bytes go to memory of the engine's own, and
         these are filled with each block's checksum and whether other than zeros follow it.
     slot_nbytes : int
-        Scan, and on the way to a device: room for the largest op.
+        Scan, `bounced`, and on the way to a device: room for the largest op.
+    bounced : bool
+        Direct reads of ops whose address is no multiple of 4096 go to memory of the engine's own,
+        and their bytes are copied from there.
     drop_behind : bool
         Leave nothing in the page cache of what was read through it.
     events : buffer, optional
@@ -97,7 +102,7 @@ class Engine:
     ValueError
         There is no such I/O table.
     MemoryError
-        A scan's own memory cannot be had.
+        Memory of the engine's own cannot be had.
     """
 
     def __init__(
@@ -115,6 +120,7 @@ class Engine:
         found: Buffer | None = None,
         dirty: Buffer | None = None,
         slot_nbytes: int = 0,
+        bounced: bool = False,
         drop_behind: Buffer | None = None,
         events: Buffer | None = None,
     ) -> None: ...

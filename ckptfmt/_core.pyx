@@ -39,13 +39,13 @@ from ckptfmt._native.files import (
     cached_nbytes, dio_alignment, fallocate, pread_into, rename_exchange, resident_nbytes,
 )
 from ckptfmt._native.gds import CuFile, open_cufile
-from ckptfmt._native.memory import Memory, Region
+from ckptfmt._native.memory import Memory, Region, advise_huge_pages
 
 __all__ = [
-    "Acl", "CuFile", "Cudart", "Engine", "Memory", "Region", "acl_has", "cached_nbytes", "capsule",
-    "crc32c", "crc32c_combine", "crc32c_implementation", "dio_alignment", "fallocate",
-    "io_uring_errno", "open_acl", "open_cuda", "open_cufile", "pread_into", "rename_exchange",
-    "resident_nbytes",
+    "Acl", "CuFile", "Cudart", "Engine", "Memory", "Region", "acl_has", "advise_huge_pages",
+    "cached_nbytes", "capsule", "crc32c", "crc32c_combine", "crc32c_implementation",
+    "dio_alignment", "fallocate", "io_uring_errno", "open_acl", "open_cuda", "open_cufile",
+    "pread_into", "rename_exchange", "resident_nbytes",
 ]
 
 # For `ckptfmt doctor`, which reads it in the file: a stale build cannot always be imported.
@@ -60,7 +60,7 @@ cdef char *buffered_address(Run *run, Worker *w, int64_t i, unsigned s) noexcept
     """Where a buffered read of op `i` goes."""
     if run.device != NULL:
         return slot_address(run, &w.lane, s)
-    if w.scratch != NULL:
+    if w.scratch != NULL and not run.bounced:
         return w.scratch + run.depth * run.slot_nbytes
     return <char *><uintptr_t>run.ops[i].address
 
@@ -173,7 +173,8 @@ cdef class Engine:
     cdef readonly int workers
 
     def __init__(self, ops, blocks, direct_fds, buffered_fds, *, n_direct, io, depth, workers,
-                 verify, found=None, dirty=None, slot_nbytes=0, drop_behind=None, events=None):
+                 verify, found=None, dirty=None, slot_nbytes=0, bounced=False, drop_behind=None,
+                 events=None):
         cdef Run *run = &self.run
         if io not in ("io_uring", "pread"):
             raise ValueError(f"io is 'io_uring' or 'pread', not {io!r}")
@@ -202,6 +203,8 @@ cdef class Engine:
             self.found, self.dirty = found, dirty
             run.found = <uint32_t *>&self.found[0]
             run.dirty = &self.dirty[0]
+        run.bounced = bounced
+        if found is not None or bounced:
             self.scratch = CMemory(<size_t>slot_nbytes * (run.depth + 1) * workers)
             run.scratch = self.scratch.base
 

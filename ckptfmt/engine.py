@@ -14,6 +14,7 @@ import numpy as np
 from ckptfmt import _core, telemetry
 from ckptfmt.device_errors import device_error
 from ckptfmt.errors import CleanupWarning, FileError
+from ckptfmt.input_file import SECTOR
 from ckptfmt.stats import LoadStats
 from ckptfmt.workers import run_workers
 
@@ -76,9 +77,11 @@ class _Running:
         self.io, self.io_reason = io, reason
         self.threads = reading.threads(io, ops["nbytes"], n_direct)
         self.depth = options.depth if io == "io_uring" else 1
-        slot_nbytes = int(ops["nbytes"].max() + 4095) // 4096 * 4096
+        slot_nbytes = int(ops["nbytes"].max() + SECTOR - 1) // SECTOR * SECTOR
+        bounced = False
+        if transfer is None and scan is None:
+            bounced = bool((ops["address"][:n_direct] % SECTOR).any())
         if transfer is not None:
-            ops["room"] = (ops["nbytes"] + 4095) // 4096 * 4096
             fitting = transfer.pool_nbytes // slot_nbytes
             self.threads = max(1, min(self.threads, fitting))
             n_slots = max(1, min(fitting // self.threads, slots_of(self.depth)))
@@ -89,7 +92,7 @@ class _Running:
             self.depth,
         )  # fmt: skip
         self.events = (
-            np.zeros((4 * len(ops) + len(plan.blocks)) * EVENT_NBYTES, np.uint8)
+            np.zeros((4 * len(ops) + 2 * len(plan.blocks)) * EVENT_NBYTES, np.uint8)
             if reading.trace is not None else None
         )  # fmt: skip
         self.engine = _core.Engine(
@@ -100,7 +103,7 @@ class _Running:
             verify=reading.verify or scan is not None,
             found=_bytes(scan.found) if scan else None,
             dirty=_bytes(scan.dirty) if scan else None,
-            slot_nbytes=slot_nbytes if scan or transfer else 0,
+            slot_nbytes=slot_nbytes if scan or transfer or bounced else 0, bounced=bounced,
             drop_behind=bytes(reading.drop_behind) if any(reading.drop_behind) else None,
             events=None if self.events is None else self.events.data,
         )  # fmt: skip

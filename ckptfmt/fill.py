@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckptfmt import device_loading, dtypes, engine, loading, npu, streaming
+from ckptfmt import _core, device_loading, dtypes, engine, loading, npu, streaming
 from ckptfmt.accelerator import TOLD
 from ckptfmt.devices import Devices
 from ckptfmt.errors import DeviceError, LoadMismatchError
@@ -206,12 +206,10 @@ def _read_dense(
         extents, chosen, np.array(addresses, np.int64), request.files.crcs,
         op_nbytes=request.options.op_nbytes, room=extents.nbytes[chosen],
     )  # fmt: skip
-    # Direct reads need memory that starts on a sector; the page cache copies to anywhere.
-    aligned = bool(len(plan.ops)) and not (plan.ops["address"] % 4096).any()
-    if not aligned and request.options.reads != "buffered":
-        request = replace(request, options=replace(request.options, reads="buffered"))
     reading = request.reading(plan, [targets[name].tensor for name in dense])
-    return engine.run(reading, request.progress)
+    # Memory that nobody has touched yet comes faster so, and mostly it is a new model's.
+    huge = [_core.advise_huge_pages(targets[name].address, targets[name].nbytes) for name in dense]
+    return replace(engine.run(reading, request.progress), huge_pages=any(huge))
 
 
 def _copy(to: Any, tensor: Any) -> None:

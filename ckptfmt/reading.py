@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Reading threads at most; more only share the disk's and the memory's bandwidth.
 MAX_THREADS = 4
+#: Direct reads of less are not worth a place of their own, if they cannot go where they belong.
+BOUNCED_NBYTES = 64 << 10
 #: Threads at most that take cached bytes to one GPU: PCIe 5 has room for what some ten processors
 #: copy and sum up.
 MAX_SENDING_THREADS = 16
@@ -144,14 +146,24 @@ class Reading:
         if changes.any():
             plan = plan.cut(changes)
         direct = by_block[plan.ops["first_block"]]
-        askew = direct & ~self._on_sectors(plan.ops)
-        direct &= ~askew
+        askew = direct & (plan.ops["offset"] % SECTOR != 0)
+        bounced = direct & ~askew & self._off_sectors(plan.ops)
+        small = bounced & (plan.ops["nbytes"] < BOUNCED_NBYTES)
+        direct &= ~(askew | small)
+        bounced &= ~small
         files = {}
         for number, reason in reasons.items():
             mine = plan.ops["file"] == number
             nbytes = plan.ops["nbytes"]
-            count = int((mine & askew).sum())
-            more = f"; {count} start on no sector and go through the cache" if count else ""
+            more = "".join(
+                f"; {count} {what}"
+                for one, what in (
+                    (askew, "start on no sector and go through the cache"),
+                    (small, "are small, for memory on no sector, and go through the cache"),
+                    (bounced, "are copied to where they stay, which starts on no sector"),
+                )
+                if (count := int((mine & one).sum()))
+            )
             files[os.path.basename(self.partitions[number].path)] = FileStrategy(
                 direct_nbytes=int(nbytes[mine & direct].sum()),
                 buffered_nbytes=int(nbytes[mine & ~direct].sum()),
@@ -160,12 +172,11 @@ class Reading:
             self._tell(self.partitions[number], reason)
         return plan, direct, files
 
-    def _on_sectors(self, ops: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
-        """Which ops direct reads can make: those from a sector on, to memory that starts on one."""
-        found = ops["offset"] % SECTOR == 0
-        if self.transfer is None and self.scan is None:
-            found &= ops["address"] % SECTOR == 0
-        return np.asarray(found)
+    def _off_sectors(self, ops: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+        """Which ops are for memory that direct reads cannot go to."""
+        if self.transfer is not None or self.scan is not None:
+            return np.zeros(len(ops), bool)
+        return np.asarray(ops["address"] % SECTOR != 0)
 
     def _tell(self, partition: Partition, reason: str) -> None:
         """How one file is read; once for its folder, if direct reads cannot be had."""

@@ -2,9 +2,10 @@
 
 from libc.errno cimport EAGAIN, EBUSY, EINTR
 from libc.stdint cimport int64_t, uintptr_t
+from libc.string cimport memcpy
 
 from ckptfmt._native.atomic cimport fetch_add, load_flag
-from ckptfmt._native.landing cimport check_blocks, read_buffered
+from ckptfmt._native.landing cimport check_blocks, place, read_buffered
 from ckptfmt._native.run cimport (
     AWAITING_DISK, READ_FAILED, READING, ReadOp, Run, fail, note, now_ns,
 )
@@ -55,15 +56,18 @@ cdef char *address_of(Run *run, Worker *w, int64_t i, unsigned s) noexcept nogil
     """Where a direct read of op `i` goes: to its final memory, or to a slot of this worker."""
     if run.device != NULL:
         return direct_address(run, &w.lane, s)
-    if w.scratch != NULL:
+    if w.scratch != NULL and (not run.bounced or run.ops[i].address % SECTOR != 0):
         return w.scratch + s * run.slot_nbytes
     return <char *><uintptr_t>run.ops[i].address
 
 
-cdef size_t direct_goal(const ReadOp *op) noexcept nogil:
+cdef size_t direct_goal(Run *run, const Slot *slot) noexcept nogil:
     """Whole sectors: rounded up where there is room for it, else down and the rest is buffered."""
+    cdef const ReadOp *op = &run.ops[slot.op]
+    cdef bint stays = slot.address == <char *><uintptr_t>op.address
+    cdef size_t room = <size_t>op.room if stays else run.slot_nbytes
     cdef size_t up = (<size_t>op.nbytes + SECTOR - 1) // SECTOR * SECTOR
-    return up if up <= <size_t>op.room else <size_t>op.nbytes // SECTOR * SECTOR
+    return up if up <= room else <size_t>op.nbytes // SECTOR * SECTOR
 
 
 cdef void give_back(Worker *w, unsigned slot) noexcept nogil:
@@ -72,13 +76,23 @@ cdef void give_back(Worker *w, unsigned slot) noexcept nogil:
     w.n_idle += 1
 
 
+cdef bint bounced(Run *run, Slot *slot) noexcept nogil:
+    """Whether a direct read went elsewhere than where its bytes stay."""
+    return run.bounced and slot.address != <char *><uintptr_t>run.ops[slot.op].address
+
+
 cdef void land(Run *run, Worker *w, unsigned s) noexcept nogil:
     """All of an op's bytes are there: verify them, and send them on if they have further to go."""
     cdef Slot *slot = &w.slots[s]
     cdef const ReadOp *op = &run.ops[slot.op]
+    cdef bint there
     note(run, READING, w.number, slot.op, op.nbytes, slot.since)
-    if not run.verify or check_blocks(run, w.number, slot.op, slot.address, op.first_block,
-                                      slot.filled) >= 0:
+    if bounced(run, slot):
+        there = place(run, w.number, slot.op, slot.address)
+    else:
+        there = not run.verify or check_blocks(run, w.number, slot.op, slot.address,
+                                               op.first_block, slot.filled) >= 0
+    if there:
         fetch_add(&run.done_nbytes, op.nbytes)
         if run.device != NULL and send(run, &w.lane, s, slot.op, True):
             return
@@ -88,7 +102,11 @@ cdef void land(Run *run, Worker *w, unsigned s) noexcept nogil:
 cdef void read_rest(Run *run, Worker *w, unsigned s, size_t filled) noexcept nogil:
     """What a direct read cannot bring, through the page cache; then as if it had landed."""
     cdef Slot *slot = &w.slots[s]
-    if read_buffered(run, w.number, slot.op, slot.address, filled):
+    cdef char *base = slot.address
+    if bounced(run, slot):
+        base = <char *><uintptr_t>run.ops[slot.op].address
+        memcpy(base, slot.address, filled)
+    if read_buffered(run, w.number, slot.op, base, filled):
         if run.device != NULL and send(run, &w.lane, s, slot.op, True):
             return
     give_back(w, s)
@@ -107,8 +125,8 @@ cdef Begun begin(Run *run, Worker *w) noexcept nogil:
     slot = &w.slots[s]
     slot.op = i
     slot.filled = 0
-    slot.goal = direct_goal(&run.ops[i])
     slot.address = address_of(run, w, i, s)
+    slot.goal = direct_goal(run, slot)
     slot.since = now_ns()
     if slot.goal == 0:                       # less than a sector, and no room for one
         read_rest(run, w, s, 0)

@@ -1,15 +1,15 @@
 """What happens to an op's bytes where they land: checksums, padding, and buffered reads."""
 
 from libc.errno cimport ENODATA
-from libc.stdint cimport int64_t, uint32_t
-from libc.string cimport memcmp
+from libc.stdint cimport int64_t, uint32_t, uintptr_t
+from libc.string cimport memcmp, memcpy
 
 from ckptfmt._native.atomic cimport fetch_add, load_flag
 from ckptfmt._native.checksum cimport crc32c_of
 from ckptfmt._native.io_pread cimport pread_retry
 from ckptfmt._native.run cimport (
-    CHECKSUM, FILE_ENDED, READING_BUFFERED, READ_FAILED, SUMMING, Block, ReadOp, Run, fail, note,
-    now_ns,
+    CHECKSUM, COPYING, FILE_ENDED, READING_BUFFERED, READ_FAILED, SUMMING, Block, ReadOp, Run, fail,
+    note, now_ns,
 )
 
 cdef extern from "<fcntl.h>" nogil:
@@ -59,6 +59,29 @@ cdef int64_t check_blocks(Run *run, int worker, int64_t i, const char *base, int
         note(run, SUMMING, worker, i, run.blocks[block - 1].start + run.blocks[block - 1].nbytes
              - run.blocks[first].start, began)
     return block
+
+
+cdef bint place(Run *run, int worker, int64_t i, const char *base) noexcept nogil:
+    """Copy op `i`, all of which is at `base`, to where it stays; verify each step before it goes.
+
+    True if all of it is right.
+    """
+    cdef const ReadOp *op = &run.ops[i]
+    cdef char *target = <char *><uintptr_t>op.address
+    cdef int64_t block = op.first_block
+    cdef size_t done = 0, end
+    cdef long long began
+    while done < <size_t>op.nbytes:
+        end = min(<size_t>op.nbytes, done + <size_t>STEP)
+        if run.verify:
+            block = check_blocks(run, worker, i, base, block, end)
+            if block < 0:
+                return False
+        began = now_ns()
+        memcpy(target + done, base + done, end - done)
+        note(run, COPYING, worker, i, <int64_t>(end - done), began)
+        done = end
+    return True
 
 
 cdef bint read_buffered(Run *run, int worker, int64_t i, char *base, size_t filled) noexcept nogil:

@@ -98,3 +98,19 @@ class Region:
         """Where it begins."""
     def __buffer__(self, flags: int, /) -> memoryview:
         """Its bytes, writable; a view of them keeps the region alive."""
+
+def advise_huge_pages(address: int, nbytes: int) -> bool:
+    """Have the system use huge pages for memory that is not there yet.
+
+    Whole 2 MiB of it; what has pages keeps them, and all bytes stay as they are.
+
+    Parameters
+    ----------
+    address, nbytes : int
+        Memory of this process, whoever made it.
+
+    Returns
+    -------
+    bool
+        Whether the system took the advice. False if there are no whole 2 MiB.
+    """

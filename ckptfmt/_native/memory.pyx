@@ -145,6 +145,18 @@ cdef class Memory:
                 munmap(self.base, self.mapped_nbytes)
 
 
+def advise_huge_pages(address, nbytes):
+    cdef uintptr_t start = address
+    cdef uintptr_t stop = start + <size_t>nbytes
+    cdef bint taken = False
+    start = (start + HUGE - 1) & ~<uintptr_t>(HUGE - 1)
+    stop &= ~<uintptr_t>(HUGE - 1)
+    if stop > start:
+        with nogil:
+            taken = madvise(<void *>start, stop - start, MADV_HUGEPAGE) == 0
+    return taken
+
+
 @cython.final
 @cython.no_gc                 # holds a Memory, which holds nothing: no cycle can run through it
 cdef class Region:

@@ -58,8 +58,9 @@ cdef struct Run:              # no lock: constants, counters, a flag and a latch
     int64_t n_direct, n_ops
     uint32_t *found           # scan: the checksum of each block,
     unsigned char *dirty      # and whether other than zeros follow it
-    char *scratch             # scan: memory of the workers; device: the pool of slots
+    char *scratch             # scan, `bounced`: memory of the workers; device: the pool of slots
     char *bounce              # device: where direct reads go if the pool cannot take them
+    bint bounced              # direct reads for memory that starts on no sector land in `scratch`
     size_t slot_nbytes
     unsigned depth            # direct reads in flight for each worker
     unsigned n_slots          # of each worker, `depth` or more

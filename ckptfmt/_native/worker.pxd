@@ -20,5 +20,5 @@ cdef struct Worker:
     unsigned *idle            # stack of free slots
     unsigned n_idle
     unsigned in_flight        # direct reads
-    char *scratch             # scan: `depth` + 1 slots, the last for buffered reads; else NULL
+    char *scratch             # `depth` + 1 slots, the last for a scan's buffered reads; or NULL
     Lane lane                 # to the device, if there is one

@@ -89,12 +89,14 @@ def test_any_plan_gives_the_bytes_of_the_files(io: str, file: Noise, data: st.Da
     )  # fmt: skip
 
     ops = plan.ops[np.array(data.draw(st.permutations(range(len(plan.ops)))), np.int64)]
-    sectors = not (ops["address"] % 4096).any()
-    n_direct = data.draw(st.integers(0, len(ops)), "direct") if sectors else 0
+    bounced = bool((ops["address"] % 4096).any())
+    slot_nbytes = int(ops["nbytes"].max() + 4095) // 4096 * 4096 if bounced else 0
+    n_direct = data.draw(st.integers(0, len(ops)), "direct")
     direct_fds, buffered_fds = file.fds(len(made.partitions))
     engine = Engine(
         as_bytes(ops) if len(ops) else memoryview(b""), as_bytes(plan.blocks),
-        direct_fds, buffered_fds, n_direct=n_direct, io=io, verify=True,
+        direct_fds, buffered_fds, n_direct=n_direct, io=io, verify=data.draw(st.booleans()),
+        bounced=bounced, slot_nbytes=slot_nbytes,
         depth=data.draw(st.integers(1, 32), "depth"),
         workers=data.draw(st.integers(1, 4), "workers"),
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 import ckptfmt
 from ckptfmt import LoadMismatchError
+from tests.helpers.engines import open_direct
 from tests.helpers.models import bits, equal_bits, random_tensor, small_model
 from tests.helpers.refusals import refused
 
@@ -57,6 +59,33 @@ def test_any_memory_is_filled(
     assert stats is not None
     assert stats.nbytes == stats.verified_nbytes == sum(len(bits(t)) for t in model.values())
     assert stats.read_nbytes >= stats.nbytes
+
+
+@pytest.mark.parametrize("io", ["auto", "pread"])
+def test_memory_on_no_sector_is_read_directly_and_by_way_of_slots(io: Any, tmp_path: Path) -> None:
+    wanted = {
+        "large": random_tensor((5 << 20,), torch.uint8, 1),
+        "even": random_tensor((300_000,), torch.uint8, 2),
+        "small": random_tensor((60_000,), torch.uint8, 3),
+    }
+    ckptfmt.convert(wanted, tmp_path / "x.ckpt")
+    os.close(open_direct(tmp_path / "x.ckpt/part-00000.ckptfmt"))  # or skip
+    target = {name: _odd_address(t) for name, t in wanted.items()}
+    arena = torch.zeros(310_000, dtype=torch.uint8)
+    start = -arena.data_ptr() % 4096
+    target["even"] = arena[start : start + 300_000]
+    options = ckptfmt.LoadOptions(reads="direct", io=io)
+    with ckptfmt.open(tmp_path / "x.ckpt", options=options) as opened:
+        opened.load_into(target)
+        stats = opened.load_stats()
+    assert all(equal_bits(target[name], t) for name, t in wanted.items())
+    assert stats is not None
+    (file,) = stats.files.values()
+    assert file.direct_nbytes == (5 << 20) + 300_000
+    assert file.buffered_nbytes == 60_000
+    assert "1 are small, for memory on no sector, and go through the cache" in file.reason
+    assert "2 are copied to where they stay, which starts on no sector" in file.reason
+    assert 0 < stats.peak_pool_nbytes <= 9 * stats.threads * (5 << 20)
 
 
 def test_memory_beside_the_target_is_not_touched(tmp_path: Path) -> None:

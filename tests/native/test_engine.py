@@ -188,6 +188,38 @@ def test_descriptors_and_mappings_are_given_back(
     assert mapping_count() - before[1] < 10
 
 
+# ---- memory that starts on no sector ----
+
+
+@TABLES
+@KINDS
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_bytes_for_memory_on_no_sector_are_copied_there(
+    io: str, kind: str, verify: bool, workers: int, tmp_path: Path, make_bench: Make
+) -> None:
+    # To any address, with a guard behind the last byte; some start on a sector, and get no copy.
+    rng = random.Random(workers)
+    bench = make_bench(8 * MIB)
+    bench.add_file(tmp_path / "file", noise(7 * MIB + 77))
+    at, offset = 0, 0
+    while offset < len(bench.contents[0]):
+        nbytes = min(rng.choice([1, 4095, SECTOR, 70_000, MIB + 1]), 7 * MIB + 77 - offset)
+        cut = nbytes // 2
+        bench.add_op(offset, nbytes, at=at, blocks=[cut, nbytes - cut] if cut else [nbytes])
+        at += nbytes + rng.choice([1, 64, 4096 - (at + nbytes) % 4096])
+        offset += -(-nbytes // SECTOR) * SECTOR
+    assert {op[1] % SECTOR == 0 for op in bench.ops} == {True, False}
+    engine = bench.run(
+        io, n_direct=n_direct(bench, kind), workers=workers, depth=3, verify=verify,
+        bounced=True, slot_nbytes=MIB + SECTOR,
+    )  # fmt: skip
+    assert engine.failure is None
+    assert engine.done_nbytes == sum(op[2] for op in bench.ops)
+    assert engine.scratch_nbytes == (4 if io == "io_uring" else 2) * workers * (MIB + SECTOR)
+    bench.check()
+
+
 # ---- scanning ----
 
 

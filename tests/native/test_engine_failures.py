@@ -67,6 +67,43 @@ def test_an_op_past_the_end_is_the_end(
     assert engine.done_nbytes == 0
 
 
+@TABLES
+@pytest.mark.parametrize("left", [0, 1, SECTOR - 1, SECTOR, 3 * SECTOR + 17])
+def test_a_file_cut_short_is_the_end_for_memory_on_no_sector(
+    io: str, left: int, tmp_path: Path, make_bench: Make
+) -> None:
+    # What a direct read brought of the last op goes on from where it stays, not from its slot.
+    bench = make_bench(MIB)
+    bench.add_file(tmp_path / "file", noise(4 * 4 * SECTOR))
+    for i in range(4):
+        bench.add_op(i * 4 * SECTOR, 4 * SECTOR, at=i * 5 * SECTOR + 64)
+    os.truncate(tmp_path / "file", 3 * 4 * SECTOR + left)
+    engine = bench.run(io, bounced=True, slot_nbytes=4 * SECTOR)
+    assert engine.failure is not None
+    assert engine.failure[:3] == ("end", 3, errno.ENODATA)
+    at, content = bench.wanted.pop()
+    bench.ops.pop()
+    # A direct read that brings the end of the file is asked for once more, from its last sector.
+    whole = left // SECTOR * SECTOR
+    assert bench.view[at : at + whole].tobytes() == content[:whole]
+    assert (bench.view[at + 4 * SECTOR :] == 0xA5).all()
+
+
+@TABLES
+def test_damage_never_leaves_its_slot(io: str, tmp_path: Path, make_bench: Make) -> None:
+    bench = make_bench(3 * MIB)
+    bench.add_file(tmp_path / "file", noise(2 * MIB))
+    bench.add_op(0, 2 * MIB, at=64, blocks=[MIB, MIB])
+    damaged = bytearray(bench.contents[0])
+    damaged[MIB + 5] ^= 1
+    (tmp_path / "file").write_bytes(damaged)
+    engine = bench.run(io, bounced=True, slot_nbytes=2 * MIB)
+    assert engine.failure is not None
+    assert engine.failure == ("checksum", 0, crc32c(damaged[MIB:]), 1)
+    assert bench.view[64 : 64 + MIB].tobytes() == bytes(damaged[:MIB])
+    assert (bench.view[64 + MIB :] == 0xA5).all()
+
+
 # ---- reads fail ----
 
 

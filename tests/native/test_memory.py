@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ckptfmt._core import Memory, Region
+from ckptfmt._core import Memory, Region, advise_huge_pages
 from tests.helpers.indexes import MIB
 from tests.helpers.process import anonymous_nbytes, descriptor_count, mapping_count
 
@@ -304,3 +304,40 @@ def test_what_is_kept_from_children_is_not_theirs() -> None:
         os._exit(0 if fixed == address else 1)
     assert os.waitpid(child, 0)[1] == 0
     ctypes.memset(address, 2, 4 << 20)
+
+
+# ---- memory of others ----
+
+
+def _advised() -> list[tuple[int, int]]:
+    """Where the system was told to use huge pages."""
+    found, at = [], (0, 0)
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        first = line.split()[0]
+        if "-" in first:
+            low, high = first.split("-")
+            at = int(low, 16), int(high, 16)
+        elif first == "VmFlags:" and " hg " in f"{line} ":
+            found.append(at)
+    return found
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no transparent huge pages"
+)
+def test_whole_huge_pages_of_a_range_are_advised_and_keep_what_they_hold() -> None:
+    raw = mmap.mmap(-1, 12 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    raw[:] = bytes([7]) * (12 * MIB)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(raw))
+    huge = -(-base // (2 * MIB)) * 2 * MIB
+    assert not advise_huge_pages(huge + 1, 4 * MIB - 2)  # only one half and the other of two
+    assert not advise_huge_pages(huge, 0)
+    assert not any(low < huge + 4 * MIB and huge < high for low, high in _advised())
+    assert advise_huge_pages(huge + 1, 6 * MIB)
+    assert any(low <= huge + 2 * MIB and huge + 6 * MIB <= high for low, high in _advised())
+    assert not any(low <= huge < high for low, high in _advised())
+    assert raw[:] == bytes([7]) * (12 * MIB)
+
+
+def test_what_is_no_memory_is_not_advised() -> None:
+    assert not advise_huge_pages(1 << 60, 8 * MIB)
