@@ -25,6 +25,7 @@ CEILINGS = {"cold": "ceiling-direct", "warm": "ceiling-buffered"}
 LABELS = {
     "ckptfmt": "**ckptfmt**, verified",
     "ckptfmt-unverified": "**ckptfmt**, unverified",
+    "ckptfmt-folder": "**ckptfmt**, the safetensors folder, unverified",
     "ckptfmt-mmap": "ckptfmt, `mmap=True`",
     "ckptfmt-direct": "ckptfmt, all direct",
     "ckptfmt-buffered": "ckptfmt, all buffered",

@@ -28,8 +28,8 @@ def run_script(name: str, *args: str | Path, python: str = sys.executable) -> No
 @pytest.mark.slow
 def test_records_and_report(tmp_path: Path) -> None:
     common = ["--model", "moe", "--scale", "0.02", "--folder", tmp_path, "--rounds", "2"]
-    names = ["ckptfmt", "ckptfmt-unverified", "ckptfmt-direct", "ckptfmt-mmap", "safetensors-clone",
-             "ceiling-direct", "ceiling-buffered",
+    names = ["ckptfmt", "ckptfmt-unverified", "ckptfmt-direct", "ckptfmt-mmap", "ckptfmt-folder",
+             "safetensors-clone", "ceiling-direct", "ceiling-buffered",
              *(["fio"] if shutil.which("fio") else [])]  # fmt: skip
     load, convert = tmp_path / "load.json", tmp_path / "convert.json"
     states = ["--states", "cold", "warm", "half"]
@@ -49,7 +49,7 @@ def test_records_and_report(tmp_path: Path) -> None:
     report = (tmp_path / "docs" / "benchmarks.md").read_text()
     assert "**ckptfmt**, verified" in report
     assert "convert-keep" in report
-    for what in ("cold, verified ÷ C", "cold, verified ÷ the fastest of 1 other peers",
+    for what in ("cold, verified ÷ C", "warm, safetensors folder ÷ checkpoint", "cold, verified ÷ the fastest of 1 other peers",
                  "half-cached", "convert ÷ `cp`"):  # fmt: skip
         assert f"\n| {what}" in report
     assert (tmp_path / "docs" / "benchmarks" / "load-cold.svg").read_text().startswith("<svg")

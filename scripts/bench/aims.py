@@ -82,6 +82,9 @@ def _loads(record: dict[str, Any]) -> Iterator[Aim]:
     for state, asked in (("cold", 0.92), ("warm", 0.85)):
         yield from aim(f"{state}, verified ÷ unverified", asked,
                        ratio("ckptfmt", "ckptfmt-unverified", state))  # fmt: skip
+    for state in ("cold", "warm"):
+        yield from aim(f"{state}, safetensors folder ÷ checkpoint, verified", 0.9,
+                       ratio("ckptfmt-folder", "ckptfmt", state))  # fmt: skip
     yield from aim("cold, verified ÷ Run:ai", 0.97, ratio("ckptfmt", "runai", "cold"))
     for name, asked in (("ckptfmt-unverified", 1.0), ("ckptfmt", 0.9)):
         what = "verified" if name == "ckptfmt" else "unverified"

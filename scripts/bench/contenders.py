@@ -103,6 +103,7 @@ def _tensorizer(files: list[Path]) -> Callable[[], Tensors]:
 CONTENDERS: dict[str, Contender] = {
     "ckptfmt": Contender(_ckptfmt(), "ckptfmt"),
     "ckptfmt-unverified": Contender(_ckptfmt(verify=False), "ckptfmt"),
+    "ckptfmt-folder": Contender(_ckptfmt(), "safetensors"),
     "ckptfmt-direct": Contender(_ckptfmt_reads("direct"), "ckptfmt"),
     "ckptfmt-buffered": Contender(_ckptfmt_reads("buffered"), "ckptfmt"),
     "ckptfmt-mmap": Contender(_ckptfmt(mmap=True), "ckptfmt", private=False),
