@@ -269,6 +269,10 @@ def _save(
 
 
 def _save_config(config: Any, folder: str) -> None:
+    if getattr(config, "_attn_implementation_autoset", False):
+        # transformers 4.51 stores that attention was chosen, not how, and then chooses none.
+        config = copy.copy(config)
+        config._attn_implementation_autoset = False
     try:
         config.save_pretrained(folder)
     except (AttributeError, TypeError, ValueError) as error:

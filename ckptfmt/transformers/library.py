@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Versions before take the state dict that is handed to them in other ways.
-OLDEST = Version("4.55")
+OLDEST = Version("4.51")
 #: From here on the keyword is ``dtype``; before, ``torch_dtype``.
 NEW_DTYPE = Version("4.56")
 #: Old checkpoints have these where newer models compute them.

@@ -135,6 +135,23 @@ def test_what_goes_beside_a_dict(tmp_path: Path) -> None:
     assert not (tmp_path / "e.ckpt").exists()
 
 
+def test_that_attention_was_chosen_is_not_stored(tmp_path: Path) -> None:
+    """transformers 4.51 would choose none when it loads; its models take that back as well."""
+
+    class OfTransformers:
+        def __init__(self) -> None:
+            self._attn_implementation_autoset = True
+
+        def save_pretrained(self, folder: str) -> None:
+            (Path(folder) / "config.json").write_text(json.dumps(vars(self)))
+
+    config = OfTransformers()
+    ckptfmt.save_dict({"a": torch.ones(3)}, tmp_path / "a.ckpt", beside=[config])
+    stored = json.loads((tmp_path / "a.ckpt" / "config.json").read_text())
+    assert stored == {"_attn_implementation_autoset": False}
+    assert config._attn_implementation_autoset  # the caller's is as it was
+
+
 def test_a_config_that_cannot_be_saved_is_told_before_anything_is_written(tmp_path: Path) -> None:
     net: Any = Net()
     net.config = Config("config.json", odd={1, 2})

@@ -77,7 +77,7 @@ def as_stored(folder: Path) -> None:
     assert '"bfloat16"' in (folder / "m.ckpt" / "config.json").read_text()
     model = load_model(folder / "m.ckpt")
     assert {p.dtype for p in model.parameters()} == {torch.float16}
-    assert model.config.dtype == torch.float16
+    assert getattr(model.config, DTYPE) == torch.float16
     tensors = ckptfmt.load(folder / "m.ckpt")
     assert all(torch.equal(p, tensors[n]) for n, p in model.named_parameters())
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from packaging.version import Version
 
 import ckptfmt
 from ckptfmt.transformers import load_model, save_model
@@ -39,7 +40,8 @@ def missing_unexpected_and_wrong(folder: Path) -> None:
     ), error
     assert "strict=False" in error.hint
     found = load_model(folder / "a.ckpt", strict=False)
-    assert torch.equal(found.model.norm.weight, torch.ones(32))
+    if Version(transformers.__version__) >= Version("4.52"):  # before, it initializes no norms
+        assert torch.equal(found.model.norm.weight, torch.ones(32))
     assert not any(p.is_meta for p in found.parameters())
     state = {**model.state_dict(), "model.norm.weight": torch.ones(5)}
     ckptfmt.save_dict(state, folder / "b.ckpt")
@@ -74,8 +76,7 @@ def old_names(folder: Path) -> None:
         for name, t in model.state_dict().items()
     }
     assert any(name.endswith("LayerNorm.beta") for name in state)
-    ckptfmt.save_dict(state, folder / "m.ckpt")
-    model.config.save_pretrained(folder / "m.ckpt")
+    ckptfmt.save_dict(state, folder / "m.ckpt", beside=[model.config])
     found = load_model(folder / "m.ckpt", hf_model_class="AutoModel")
     assert torch.equal(answers(found), answers(model))
 
