@@ -80,7 +80,7 @@ class ByName:
             if stored is not None and (wanted is None or stored.has(wanted)):
                 self._parts.update(dict.fromkeys(names, stored))
                 self._from_mine += names
-            elif wanted is not None and wanted.dim == 0:
+            elif wanted is not None and wanted.dim == 0 and not wanted.is_all_of(shape):
                 self._parts.update(dict.fromkeys(names, wanted))
                 self._from_whole += names
             # Columns are cut across all rows: they are read in full.

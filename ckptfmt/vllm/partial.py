@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 #: What can be asked without any element. The whole tensor's answers are given.
 _ABOUT = frozenset(
@@ -37,6 +37,10 @@ class Part:
     def has(self, other: Part) -> bool:
         """Whether another part lies within this one."""
         return self.dim == other.dim and self.start <= other.start <= other.stop <= self.stop
+
+    def is_all_of(self, shape: Sequence[int]) -> bool:
+        """Whether nothing of a tensor of that shape is left out."""
+        return self.stop - self.start == shape[self.dim]
 
 
 class PartialTensor(torch.Tensor):  # type: ignore[misc]  # torch is not looked at

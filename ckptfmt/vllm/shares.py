@@ -59,7 +59,7 @@ class Shares:
     def agreed(self, names: Iterable[str], shape: Sequence[int]) -> Part | None:
         """The part that this rank needs of a tensor, which has one or several names.
 
-        None if that is all of it, or is not foreseen, or if layers of several names differ.
+        It may be all of it. None if it is not foreseen, or if layers of several names differ.
         """
         found = {share for name in names if (share := self.of(name, shape)) is not None}
         if len(found) != 1:
@@ -70,7 +70,7 @@ class Shares:
         return Part(share.dim, share.start, share.stop)
 
     def of(self, name: str, shape: Sequence[int]) -> Share | None:
-        """What the layer takes that a name is stored for; None if it is all, or not foreseen."""
+        """What the layer takes that a name is stored for; None if it is not foreseen."""
         expert = _EXPERT.fullmatch(name)
         if expert is not None and len(shape) == 2:
             return self._of_expert(name, shape, _EXPERT_DIMS[expert[1]])
@@ -80,7 +80,7 @@ class Shares:
             module = self._modules.get(layer)
             if module is not None:
                 share = _share(module, number)
-                if share is not None and share.stop - share.start < share.whole:
+                if share is not None:
                     return share
         return None
 
@@ -167,7 +167,7 @@ def _of_words(module: Any) -> Share:
 
 
 def _of_heads(module: Any, number: int) -> Share:
-    """Query heads are cut; key and value heads too, as long as there is one for each rank."""
+    """Query heads are cut; key and value heads too, and those that are too few go to several."""
     size = getattr(module, "v_head_size", module.head_size) if number == 2 else module.head_size
     if number == 0:
         return _cut(module.total_num_heads * size, module)

@@ -27,6 +27,8 @@ LARGER: dict[str, Any] = {
     **SHAPE, "vocab_size": 8192, "hidden_size": 1024, "intermediate_size": 2816,
     "num_attention_heads": 16, "num_key_value_heads": 8,
 }  # fmt: skip
+#: Of such models heads of keys and values, fewer than ranks: vLLM gives each to several.
+HEADS = {"one_head": 1, "two_heads": 2}
 
 
 def make(kind: str) -> Any:
@@ -37,6 +39,8 @@ def make(kind: str) -> Any:
         return t.LlamaForCausalLM(t.LlamaConfig(**SHAPE))
     if kind == "larger":
         return t.LlamaForCausalLM(t.LlamaConfig(**LARGER))
+    if kind in HEADS:
+        return t.LlamaForCausalLM(t.LlamaConfig(**{**LARGER, "num_key_value_heads": HEADS[kind]}))
     if kind == "qwen2":
         return t.Qwen2ForCausalLM(t.Qwen2Config(**SHAPE, tie_word_embeddings=True))
     if kind == "mixtral":

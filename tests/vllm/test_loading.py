@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import ckptfmt
+from tests.vllm.models import HEADS
 from tests.vllm.running import Job, environment, make_models, name, run, run_here
 
 #: As a person may write it for such models; transformers has the same.
@@ -19,6 +20,7 @@ PLAN = {
     "*.o_proj.weight": "rowwise", "*.down_proj.weight": "rowwise", "*_proj.weight": "colwise",
     "*embed_tokens.weight": "colwise", "lm_head.weight": "colwise",
 }  # fmt: skip
+MIB = 1 << 20
 AUTO = {"load_config": {"load_format": "auto", "model_loader_extra_config": {}}}
 FIRST, SECOND = name("llama", "float32", 1), name("llama", "float32", 2)
 
@@ -149,6 +151,52 @@ def test_each_rank_reads_its_share(cache: Path, tmp_path: Path) -> None:
         assert cut_for_four["strategy"] == "by name"
         assert cut_for_four["nbytes"] == plain["nbytes"]
         assert f"by name, cut for ranks, rank {rank} of 2 to cpu: " in log
+
+
+@pytest.mark.parametrize(
+    ("kind", "ranks"), [("one_head", 2), pytest.param("two_heads", 4, marks=pytest.mark.slow)]
+)
+def test_heads_that_several_ranks_have(
+    kind: str, ranks: int, cache: Path, tmp_path: Path
+) -> None:
+    """Keys and values of fewer heads than ranks: each rank reads the head that it has, and no other.
+
+    Of a checkpoint that was cut for ranks, too, whose cuts go through the heads.
+    """
+    make_models(tmp_path, [(kind, "float32", 1), (kind, "float32", 2)])
+    path, other = (tmp_path / name(kind, "float32", seed) for seed in (1, 2))
+    ckptfmt.convert(path, tmp_path / "cut.ckpt", tensor_parallel=ranks, tensor_parallel_plan=PLAN)
+    steps: list[Any] = [
+        ["tokens"], reload(f"{other}.ckpt"), ["tokens"], reload(tmp_path / "cut.ckpt"), ["tokens"],
+        ["reports"], ["update_config", [AUTO], {}], reload(other), ["tokens"], reload(path),
+        ["tokens"],
+    ]  # fmt: skip
+    cores = "|".join("01"[rank % 2] for rank in range(ranks))
+    (found,), log = run(
+        [job(f"{path}.ckpt", *steps, tensor_parallel_size=ranks)], cache,
+        VLLM_CPU_OMP_THREADS_BIND=cores,
+    )  # fmt: skip
+    assert found["failed"] is None, log[-3000:]
+    first, second, cut_first, second_by_vllm, first_by_vllm = found["tokens"]
+    assert first == cut_first == first_by_vllm
+    assert second == second_by_vllm != first
+    outputs = dict.fromkeys(("q_proj", "gate_proj", "up_proj", "embed_tokens", "lm_head"), ranks)
+    by_rows = {**outputs, **dict.fromkeys(("k_proj", "v_proj"), HEADS[kind])}
+    by_cut = {**by_rows, **dict.fromkeys(("o_proj", "down_proj"), ranks)}
+    with ckptfmt.open(f"{path}.ckpt") as checkpoint:
+        sizes = {one: checkpoint.info(one).nbytes for one in checkpoint.names}
+    for rank, (plain, _, cut) in enumerate(found["reports"]):
+        for report, parts in ((plain, by_rows), (cut, by_cut)):
+            of = {one: parts.get(one.split(".")[-2], 1) for one in sizes}
+            in_part = [one for one in sizes if of[one] > 1]
+            assert (report["rank"], report["again"]) == (rank, [])
+            assert (report["in_part"], report["in_full"]) == (
+                len(in_part), len(sizes) - len(in_part),
+            )  # fmt: skip
+            assert report["nbytes"] == sum(sizes[one] // of[one] for one in sizes)
+            # At either end of a part a block of checksums is read whole.
+            assert 0 <= report["read_nbytes"] - report["nbytes"] <= len(in_part) * 2 * MIB
+        assert cut["strategy"] == "by name, cut for ranks"
 
 
 def test_what_was_foreseen_wrongly_costs_time_only(models: Path, cache: Path) -> None:
