@@ -39,6 +39,7 @@ def extension(name: str, *c_files: str) -> Extension:
 
 
 setup(
+    options={"build_ext": {"parallel": os.cpu_count()}},
     ext_modules=cythonize(
         [
             extension("_core"),

@@ -14,6 +14,11 @@ FLEET="ray==2.60.0 peft==0.21.2 transformers==5.24.0 compressed-tensors==0.20.0;
 # And in one more, the last transformers before 5, with the client of the hub that it wants.
 FOUR="transformers==4.57.6 peft==0.21.2 accelerate==1.15.0"
 
+# Of pytest-xdist: several processes, each with files of its own.
+PROCESSES="$(nproc)"
+# shellcheck disable=SC2034  # the scripts use it
+SIDE_BY_SIDE=(-n "$((PROCESSES < 4 ? PROCESSES : 4))" --dist loadfile)
+
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 say() {

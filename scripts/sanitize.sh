@@ -53,7 +53,7 @@ with open("/proc/self/maps") as maps:
 END
 
 if [ "$#" -eq 0 ]; then
-    set -- tests/native tests/fuzz --ignore tests/fuzz/test_index_mutations.py
+    set -- "${SIDE_BY_SIDE[@]}" tests/native tests/fuzz --ignore tests/fuzz/test_index_mutations.py
 fi
 # The sanitizer keeps freed memory for a while, so the process grows with every allocation.
 left_out=(

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Run the tests, in an environment of their own (.venv-test).
 #
-#   ./scripts/test.sh                      everything but the slow tests, files of them side by side
-#   ./scripts/test.sh -m slow              the slow ones, which want the machine for themselves
-#   ./scripts/test.sh tests/unit -k dtype  arguments go to pytest
+#   ./scripts/test.sh                            everything but the slow tests
+#   ./scripts/test.sh -m 'slow and not alone'    the slow ones
+#   ./scripts/test.sh -m alone                   those of them that want the machine for themselves
+#   ./scripts/test.sh tests/unit -k dtype        arguments go to pytest
+#
+# The first two run files side by side, see tests/helpers/side_by_side.py.
 #
 # Settings: scripts/environment.sh.
 set -euo pipefail
@@ -28,9 +31,8 @@ if ! command -v chromium chromium-browser google-chrome google-chrome-stable >/d
     say "tests of how a report looks will be skipped, Chromium is missing: $(install_hint chromium chromium)"
 fi
 
-if [ "$#" -eq 0 ]; then
-    processes="$(nproc)"
-    set -- -n "$((processes < 4 ? processes : 4))" --dist loadfile
-fi
+case "$*" in
+"" | "-m slow and not alone") set -- "$@" "${SIDE_BY_SIDE[@]}" ;;
+esac
 cd "$ROOT"
 exec python -m pytest "$@"

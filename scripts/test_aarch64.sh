@@ -54,7 +54,7 @@ unpack_wheels() {
     pip_install --target "$SITE" --only-binary=:all: --implementation cp \
         --python-version "$version" --platform manylinux_2_28_aarch64 \
         --platform manylinux2014_aarch64 \
-        numpy msgspec safetensors click rich pyyaml pytest hypothesis
+        numpy msgspec safetensors click rich pyyaml pytest pytest-xdist hypothesis
 }
 
 [ -n "$(ls "$BUILD"/apt/lists/*Packages* 2>/dev/null)" ] ||
@@ -63,7 +63,7 @@ python="$(apt apt-cache depends python3-minimal | sed -n 's/.*Depends: \(python3
 [ -n "$python" ] || die "Debian's sources name no Python for arm64"
 once system-aarch64 -- quietly "unpacking Debian's $python for arm64" unpack_system "$python" ||
     die "cannot get $python for arm64" "see above"
-once wheels-aarch64 -- quietly "unpacking wheels for arm64" unpack_wheels "${python#python}" ||
+once wheels-aarch64 "${BASH_SOURCE[0]}" -- quietly "unpacking wheels for arm64" unpack_wheels "${python#python}" ||
     die "cannot get the wheels for arm64" "see above"
 
 # A copy of the sources, built with what Python for arm64 says of compiler, flags and names.
@@ -93,7 +93,7 @@ chmod +x "$emulated"
 
 cd "$folder"
 "$emulated" "$ROOT/scripts/check_aarch64.py" "$folder"
-[ "$#" -ne 0 ] || set -- tests/unit tests/native
+[ "$#" -ne 0 ] || set -- "${SIDE_BY_SIDE[@]}" tests/unit tests/native
 # Under emulation /proc/cpuinfo and what /proc says of memory are the host's, and statx tells of
 # direct reads but not their alignment; MADV_DONTFORK is ignored.
 native=tests/native

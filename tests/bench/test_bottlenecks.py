@@ -16,6 +16,8 @@ import pytest
 from tests.helpers import simulator
 from tests.helpers.torch_npu import MISSING, PYTHON
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
 Report = dict[str, Any]
 Bench = Callable[..., Report]
 RUNS = 5
@@ -47,7 +49,6 @@ def repeat(bench: Callable[[], Report], check: Callable[[Report], None]) -> None
     check(bench())
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("on_disk")
 def test_slow_disk(bench: Bench, paced: Path) -> None:
     def check(report: Report) -> None:
@@ -60,7 +61,6 @@ def test_slow_disk(bench: Bench, paced: Path) -> None:
     repeat(lambda: bench("--cold", "--repeat", "3", "--tune", **given), check)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("on_disk")
 def test_one_thread(bench: Bench, paced: Path) -> None:
     """A disk that answers late is fast enough for several threads, and one waits for it."""
@@ -78,7 +78,6 @@ def test_one_thread(bench: Bench, paced: Path) -> None:
     )
 
 
-@pytest.mark.slow
 def test_slow_checksums(bench: Bench) -> None:
     def check(report: Report) -> None:
         assert report["machine"]["checksums"] == "table"
@@ -90,7 +89,6 @@ def test_slow_checksums(bench: Bench) -> None:
     repeat(lambda: bench("--warm", "--repeat", "5", "--tune", **given), check)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=MISSING)
 def test_slow_link(bench: Bench) -> None:
     def check(report: Report) -> None:

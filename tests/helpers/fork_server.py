@@ -1,7 +1,8 @@
 """A child process that has everything imported and forks for every job.
 
-A fault test wants a process of its own, with its own faults, its own rings and its own death.
-Starting Python for each would take most of the time; a fork takes milliseconds.
+A fault test wants a process of its own, with its own faults, its own rings and its own death; a
+test of vLLM wants one in which no engine has been. Starting Python for each would take most of the
+time; a fork takes milliseconds.
 """
 
 from __future__ import annotations
@@ -14,11 +15,18 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+
+#: What the ``ckptfmt`` command needs.
+COMMAND = (
+    "numpy", "safetensors.numpy", "ckptfmt.checkpoint", "ckptfmt.cli", "ckptfmt.conversion",
+    "ckptfmt.exporting", "ckptfmt.verification",
+)  # fmt: skip
 
 #: The ring of fake_ring.c instead of the kernel's: its completions bring what a test says.
 FAKE_RING = "fake_ring"
@@ -89,20 +97,27 @@ class ForkServer:
         Outputs of jobs go below it.
     library : Path or None
         ``faulty_io.so``; without it there are no faults to be had.
+    modules : sequence of str
+        What is imported once.
+    env : mapping of str to str
+        Added to the environment.
     """
 
-    def __init__(self, folder: Path, library: Path | None) -> None:
+    def __init__(
+        self, folder: Path, library: Path | None, modules: Sequence[str] = COMMAND,
+        env: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.jobs = 0
         paths = (str(ROOT), os.environ.get("PYTHONPATH", ""))
-        env = {name: text for name, text in os.environ.items() if not name.startswith("CKPTFMT_")}
-        env |= {
+        kept = {name: text for name, text in os.environ.items() if not name.startswith("CKPTFMT_")}
+        kept |= {
             "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            "LD_PRELOAD": str(library or ""),
+            "LD_PRELOAD": str(library or ""), **(env or {}),
         }  # fmt: skip
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.fork_server"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env,
+            [sys.executable, "-m", "tests.helpers.fork_server", *modules],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kept,
         )  # fmt: skip
 
     def ask(self, request: dict[str, object]) -> dict[str, int | None]:
@@ -193,19 +208,13 @@ def _wait(pid: int, timeout_s: float) -> int | None:
         time.sleep(0.001)
 
 
-def serve() -> None:
+def serve(modules: Sequence[str]) -> None:
     """Import, then answer requests until stdin ends."""
-    import numpy as np  # noqa: F401
-    import safetensors.numpy  # noqa: F401
-
-    import ckptfmt.checkpoint
-    import ckptfmt.cli
-    import ckptfmt.conversion
-    import ckptfmt.exporting
-    import ckptfmt.verification  # noqa: F401
-
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.set_inheritable(answers.fileno(), False)
+    os.dup2(2, 1)  # what an import prints is no answer
+    for name in modules:
+        import_module(name)
     while line := requests.readline():
         request = json.loads(line)
         if "wait" in request:
@@ -222,4 +231,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1:])

@@ -14,6 +14,7 @@ from tests.helpers.torch_npu import PYTHON, ROOT
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_record(runtime: None, tmp_path: Path) -> None:
     out = tmp_path / "npu.json"
     done = subprocess.run(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.vllm.running import DTYPES, KINDS, MISSING, make_models
+from tests.vllm.running import DTYPES, KINDS, MISSING, forks, make_models
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,6 +26,10 @@ def models(_vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where vLLM remembers what it found out about classes of models."""
-    return tmp_path_factory.mktemp("cache")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where vLLM remembers what it found out about classes of models, and runs leave their logs."""
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "runs").mkdir()
+    yield folder
+    if forks.cache_info().currsize:
+        forks(folder).close()

@@ -1,6 +1,7 @@
-"""vLLM in a process of its own, told what to do by JSON; run by the Python of vLLM.
+"""vLLM in a process of its own, told what to do by JSON.
 
-    python -m tests.vllm.engine '[{"model": …, "load_format": …}, …]'
+The process is a fork of one that has imported vLLM: see `tests.vllm.running`. The processes of an
+engine of several ranks are vLLM's own, and import it again.
 
 Each job makes an engine and does its steps in turn: prints the tokens it generated, the reports of
 ckptfmt's loads on each rank, and what its steps failed with, as one line of JSON.
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from typing import Any
 
 #: What the line begins with.
@@ -59,12 +59,14 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             else:
                 positional, named = arguments or ([], {})
                 llm.collective_rpc(name, args=tuple(positional), kwargs=named)
+        llm.llm_engine.engine_core.shutdown()  # its processes too, before the next engine
         del llm
     except Exception as error:  # told to the test, which knows what it expects
         found["failed"] = f"{type(error).__name__}: {error}"
     return found
 
 
-if __name__ == "__main__":  # the processes of a larger engine import this module again
-    results = [run(job) for job in json.loads(sys.argv[1])]
+def main(jobs: str) -> None:
+    """All jobs, in turn."""
+    results = [run(job) for job in json.loads(jobs)]
     print(f"\n{FOUND}{json.dumps(results)}", flush=True)  # vLLM may add lines as it ends

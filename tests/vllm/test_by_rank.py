@@ -232,7 +232,7 @@ def test_two_ranks(
     models: Path, alone: list[Found], cache: Path, tmp_path: Path, case: tuple[str, str]
 ) -> None:
     """The tokens of vLLM's own loader, and each rank reads its half."""
-    (default, by_rank), log = run(in_turn(models, tmp_path / "state", *case, ranks=2), cache)
+    (default, by_rank), log = run_here(in_turn(models, tmp_path / "state", *case, ranks=2), cache)
     assert [default["failed"], by_rank["failed"]] == [None, None], log[-3000:]
     wanted, after_saving = default["tokens"]
     assert after_saving == wanted
@@ -253,7 +253,7 @@ def test_pipeline_stages_are_ranks(
     """vLLM 0.32 generates nothing with stages on a CPU, so the tensors are compared."""
     del alone  # it wrote what this compares with
     state, more = tmp_path / "state", {"pipeline_parallel_size": 2}
-    found, log = run(
+    found, log = run_here(
         [
             job(models / f"{LLAMA}.ckpt", "float32", saving(state), **more),
             job(state, "float32", ["reports"], **more),

@@ -203,7 +203,8 @@ def test_what_was_foreseen_wrongly_costs_time_only(models: Path, cache: Path) ->
     """`tests.vllm.astray` has each rank foresee nonsense; the tokens are the same."""
     (wanted,), _ = run_here([job(models / FIRST, load_format="auto")], cache)
     astray = {"tensor_parallel_size": 2, "worker_extension_cls": "tests.vllm.astray.Astray"}
-    (found,), log = run([job(models / f"{FIRST}.ckpt", ["tokens"], ["reports"], **astray)], cache)
+    steps = ["tokens"], ["reports"]
+    (found,), log = run_here([job(models / f"{FIRST}.ckpt", *steps, **astray)], cache)
     assert found["failed"] is None, log[-3000:]
     assert found["tokens"] == wanted["tokens"]
     for (report,) in found["reports"]:
@@ -218,7 +219,7 @@ def test_a_platform_s_own_layers_and_processing_are_left_to_it(models: Path, cac
     (wanted,), _ = run_here([job(models / FIRST, load_format="auto")], cache)
     platform = {"tensor_parallel_size": 2, "worker_extension_cls": "tests.vllm.platform.Platform"}
     steps = ["tokens"], ["reports"]
-    (found,), log = run([job(models / f"{FIRST}.ckpt", *steps, **platform)], cache)
+    (found,), log = run_here([job(models / f"{FIRST}.ckpt", *steps, **platform)], cache)
     assert found["failed"] is None, log[-3000:]
     assert found["tokens"] == wanted["tokens"]
     for (report,) in found["reports"]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.running import DTYPES, KINDS, Job, name, run, run_here
+from tests.vllm.running import DTYPES, KINDS, Job, name, run_here
 
 Found = dict[tuple[str, str], dict[str, Any]]
 TENSORS = {"llama": 21, "qwen2": 26, "opt": 36, "mixtral": 41}
@@ -69,7 +69,7 @@ def test_on_two_ranks(kind: str, dtype: str, models: Path, cache: Path) -> None:
         ["reload_weights", [], {"weights_path": second}], ["tokens"],
     ]  # fmt: skip
     job = {**on_two(f"{first}.ckpt", dtype), "steps": steps}
-    (found,), log = run([job], cache)
+    (found,), log = run_here([job], cache)
     assert found["failed"] is None, log[-3000:]
     by_us, second_by_us, by_vllm, second_by_vllm = found["tokens"]
     assert by_us == by_vllm
@@ -86,7 +86,7 @@ def test_experts_on_two_ranks(dtype: str, models: Path, cache: Path) -> None:
         on_two(f"{path}.ckpt", dtype),
         {**on_two(path, dtype), "load_format": "auto", "steps": [["tokens"]]},
     ]
-    (by_us, by_vllm), log = run(jobs, cache)
+    (by_us, by_vllm), log = run_here(jobs, cache)
     assert [by_us["failed"], by_vllm["failed"]] == [None, None], log[-3000:]
     assert by_us["tokens"] == by_vllm["tokens"]
     check_reports(by_us["reports"], "mixtral", ["1"])
