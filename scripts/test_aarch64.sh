@@ -63,7 +63,8 @@ python="$(apt apt-cache depends python3-minimal | sed -n 's/.*Depends: \(python3
 [ -n "$python" ] || die "Debian's sources name no Python for arm64"
 once system-aarch64 -- quietly "unpacking Debian's $python for arm64" unpack_system "$python" ||
     die "cannot get $python for arm64" "see above"
-once wheels-aarch64 "${BASH_SOURCE[0]}" -- quietly "unpacking wheels for arm64" unpack_wheels "${python#python}" ||
+once wheels-aarch64 "${BASH_SOURCE[0]}" -- \
+    quietly "unpacking wheels for arm64" unpack_wheels "${python#python}" ||
     die "cannot get the wheels for arm64" "see above"
 
 # A copy of the sources, built with what Python for arm64 says of compiler, flags and names.

@@ -19,7 +19,7 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 def run_script(name: str, *args: str | Path, python: str = sys.executable) -> None:
     paths = (str(SCRIPTS.parent), os.environ.get("PYTHONPATH", ""))
     done = subprocess.run(
-        [python, SCRIPTS / name, *map(str, args)], capture_output=True, text=True, timeout=300,
+        [python, SCRIPTS / name, *map(str, args)], capture_output=True, text=True, timeout=600,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

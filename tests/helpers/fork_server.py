@@ -8,6 +8,7 @@ time; a fork takes milliseconds.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -215,6 +216,8 @@ def serve(modules: Sequence[str]) -> None:
     os.dup2(2, 1)  # what an import prints is no answer
     for name in modules:
         import_module(name)
+    gc.collect()
+    gc.freeze()  # what was imported is not looked through in every fork
     while line := requests.readline():
         request = json.loads(line)
         if "wait" in request:

@@ -12,6 +12,4 @@ class SideBySide(LoadFileScheduling):
     """For ``--dist loadfile``."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(TOGETHER):
-            return TOGETHER
-        return str(super()._split_scope(nodeid))
+        return TOGETHER if nodeid.startswith(TOGETHER) else super()._split_scope(nodeid)

@@ -10,6 +10,7 @@ ckptfmt's loads on each rank, and what its steps failed with, as one line of JSO
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 from typing import Any
 
@@ -49,6 +50,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "kv_cache_memory_bytes": 64 << 20, "enable_prefix_caching": False,
         "worker_extension_cls": "tests.vllm.engine.Extension", **job,
     }  # fmt: skip
+    # An engine looks through all objects several times, which takes longer than to load and to ask.
+    gc.freeze()
     try:
         llm = LLM(**options)
         for name, *arguments in steps:

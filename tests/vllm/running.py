@@ -71,7 +71,7 @@ def forks(cache: Path) -> ForkServer:
 def run(jobs: list[Job], cache: Path, **env: str) -> tuple[list[dict[str, Any]], str]:
     """What `tests.vllm.engine` found, and what vLLM logged; an engine is a process of its own."""
     code = "import sys; from tests.vllm.engine import main; main(sys.argv[1])"
-    done = forks(cache).start(code, json.dumps(jobs), **env).wait(600)
+    done = forks(cache).start(code, json.dumps(jobs), **env).wait(1200)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (line,) = (line for line in done.stdout.splitlines() if line.startswith(FOUND))
     found: list[dict[str, Any]] = json.loads(line.removeprefix(FOUND))
