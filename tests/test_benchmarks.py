@@ -49,8 +49,9 @@ def test_records_and_report(tmp_path: Path) -> None:
     report = (tmp_path / "docs" / "benchmarks.md").read_text()
     assert "**ckptfmt**, verified" in report
     assert "convert-keep" in report
-    for what in ("cold, verified ÷ C", "warm, safetensors folder ÷ checkpoint", "cold, verified ÷ the fastest of 1 other peers",
-                 "half-cached", "convert ÷ `cp`"):  # fmt: skip
+    for what in ("cold, verified ÷ C", "warm, safetensors folder ÷ checkpoint",
+                 "cold, verified ÷ the fastest of 1 other peers", "half-cached",
+                 "convert ÷ `cp`"):  # fmt: skip
         assert f"\n| {what}" in report
     assert (tmp_path / "docs" / "benchmarks" / "load-cold.svg").read_text().startswith("<svg")
     assert "Not measured" not in readme.read_text()

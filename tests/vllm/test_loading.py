@@ -159,7 +159,7 @@ def test_each_rank_reads_its_share(cache: Path, tmp_path: Path) -> None:
 def test_heads_that_several_ranks_have(
     kind: str, ranks: int, cache: Path, tmp_path: Path
 ) -> None:
-    """Keys and values of fewer heads than ranks: each rank reads the head that it has, and no other.
+    """Keys and values of fewer heads than ranks: each rank reads the head that it has.
 
     Of a checkpoint that was cut for ranks, too, whose cuts go through the heads.
     """
