@@ -96,7 +96,7 @@ cd "$folder"
 "$emulated" "$ROOT/scripts/check_aarch64.py" "$folder"
 [ "$#" -ne 0 ] || set -- "${SIDE_BY_SIDE[@]}" tests/unit tests/native
 # Under emulation /proc/cpuinfo and what /proc says of memory are the host's, and statx tells of
-# direct reads but not their alignment; MADV_DONTFORK is ignored.
+# direct reads but not their alignment; MADV_DONTFORK and MADV_HUGEPAGE are ignored.
 native=tests/native
 left_out=(
     --deselect "$native/test_checksum.py::test_the_instruction_is_used_where_the_processor_has_it"
@@ -104,5 +104,7 @@ left_out=(
     --deselect "$native/test_memory.py::test_memory_that_nobody_touches_costs_nothing"
     --deselect "$native/test_memory.py::test_a_thousand_allocations_leak_nothing"
     --deselect "$native/test_memory.py::test_what_is_kept_from_children_is_not_theirs"
+    --deselect "$native/test_memory.py::test_whole_huge_pages_of_a_range_are_advised_and_keep_what_they_hold"
+    --deselect "$native/test_memory.py::test_what_is_no_memory_is_not_advised"
 )
 exec "$emulated" -m pytest -p no:cacheprovider "${left_out[@]}" "$@"
