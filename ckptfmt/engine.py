@@ -78,9 +78,7 @@ class _Running:
         self.threads = reading.threads(io, ops["nbytes"], n_direct)
         self.depth = options.depth if io == "io_uring" else 1
         slot_nbytes = int(ops["nbytes"].max() + SECTOR - 1) // SECTOR * SECTOR
-        bounced = False
-        if transfer is None and scan is None:
-            bounced = bool((ops["address"][:n_direct] % SECTOR).any())
+        bounced = bool(reading.off_sectors(ops[:n_direct]).any())
         if transfer is not None:
             fitting = transfer.pool_nbytes // slot_nbytes
             self.threads = max(1, min(self.threads, fitting))

@@ -147,7 +147,7 @@ class Reading:
             plan = plan.cut(changes)
         direct = by_block[plan.ops["first_block"]]
         askew = direct & (plan.ops["offset"] % SECTOR != 0)
-        bounced = direct & ~askew & self._off_sectors(plan.ops)
+        bounced = direct & ~askew & self.off_sectors(plan.ops)
         small = bounced & (plan.ops["nbytes"] < BOUNCED_NBYTES)
         direct &= ~(askew | small)
         bounced &= ~small
@@ -172,7 +172,7 @@ class Reading:
             self._tell(self.partitions[number], reason)
         return plan, direct, files
 
-    def _off_sectors(self, ops: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
+    def off_sectors(self, ops: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
         """Which ops are for memory that direct reads cannot go to."""
         if self.transfer is not None or self.scan is not None:
             return np.zeros(len(ops), bool)

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
-from ckptfmt import _core
+from ckptfmt import _core, dtypes
 from ckptfmt.errors import LoadMismatchError, OptionError
 from ckptfmt.opening import open_checkpoint
 from ckptfmt.placement import normalize
@@ -85,8 +85,10 @@ class CkptfmtLoader(BaseModelLoader):  # type: ignore[misc]  # vLLM is not there
             save_state(model, model_config, **saving)
 
     def _load_by_name(self, model: torch.nn.Module, model_config: Any, path: str) -> None:
+        is_lazy = dtypes.import_torch().nn.parameter.is_lazy  # it has no memory yet
         for parameter in model.parameters():
-            if parameter.device.type == "cpu":  # new memory comes faster so
+            if parameter.device.type == "cpu" and not is_lazy(parameter):
+                # New memory comes faster so.
                 _core.advise_huge_pages(parameter.data_ptr(), parameter.nbytes)
         loaded = model.load_weights(self.get_all_weights(model_config, model))
         # What a quantization makes of its parameters is its own affair, as to vLLM's own loader.
